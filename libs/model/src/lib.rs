@@ -1,0 +1,22 @@
+//! Who earned a conversion, how much of it, and why.
+//!
+//! Owns eligibility, precedence, credit, explanation, path transforms, Markov and Shapley.
+//! It is pure: no async, no clock, no I/O, so it must never learn where its input comes from.
+
+pub mod credit;
+pub mod decide;
+pub mod duration;
+pub mod explain;
+pub mod ids;
+pub mod journey;
+pub mod markov;
+pub mod money;
+pub mod paths;
+pub mod rules;
+pub mod shapley;
+
+pub use credit::{CREDIT_MICROS, Model};
+pub use decide::{Candidate, Decision, DecidedBy, Verdict, Winner, decide};
+pub use ids::{EventHash, IdentityHash, IdentityKind};
+pub use journey::{Conversion, Journey, Touch, TouchKind};
+pub use rules::Rules;

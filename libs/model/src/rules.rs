@@ -1,0 +1,155 @@
+//! What affects a tenant's decisions: the part of the settings that an edition is the digest of.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::journey::{Conversion, Touch, TouchKind};
+
+/// The longest look-back window, milliseconds: 90 days.
+pub const WINDOW_MILLIS_MAX: i64 = 90 * 24 * 60 * 60 * 1000;
+
+/// The rules of one settings edition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rules {
+    /// ISO 4217; of conversions that name none.
+    pub currency: String,
+    /// IANA name; of the day, week and month dimensions.
+    pub time_zone: String,
+    /// The look-back windows.
+    pub windows: Windows,
+    /// Who wins.
+    pub precedence: Precedence,
+    /// Per conversion name.
+    pub conversions: BTreeMap<String, ConversionRules>,
+}
+
+/// Look-back windows in milliseconds, 0 to [`WINDOW_MILLIS_MAX`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Windows {
+    /// Of clicks.
+    pub click: i64,
+    /// Of impressions.
+    pub impression: i64,
+    /// Of visits.
+    pub visit: i64,
+    /// Exceptions; each window takes the most specific one that sets it.
+    pub overrides: Vec<WindowOverride>,
+}
+
+/// Windows for the touches and conversions that match every key given.
+///
+/// The keys rank `conversion`, `ad_group_id`, `campaign_id`, `partner`, `app_id`: an override is more specific than
+/// another if it sets the higher-ranked key where the two first differ; of equals the first in the file.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct WindowOverride {
+    /// The conversion's name.
+    pub conversion: Option<String>,
+    /// The touch's ad group.
+    pub ad_group_id: Option<String>,
+    /// The touch's campaign.
+    pub campaign_id: Option<String>,
+    /// The touch's partner.
+    pub partner: Option<String>,
+    /// The app.
+    pub app_id: Option<String>,
+    /// Milliseconds.
+    pub click: Option<i64>,
+    /// Milliseconds.
+    pub impression: Option<i64>,
+    /// Milliseconds.
+    pub visit: Option<i64>,
+}
+
+/// Which of the eligible touches wins.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Precedence {
+    /// Kinds, the best first, then the latest; empty: the latest alone, whatever its kind.
+    pub order: Vec<TouchKind>,
+    /// Channels that `last_non_direct` passes over, unless there is nothing else.
+    pub direct_channels: Vec<String>,
+}
+
+/// Rules for one conversion name.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ConversionRules {
+    /// Whether touches before the person's previous conversion of this name are not eligible.
+    pub cut_at_previous: bool,
+}
+
+// === impl Rules ===
+
+impl Default for Rules {
+    fn default() -> Self {
+        const DAY: i64 = 24 * 60 * 60 * 1000;
+        Self {
+            currency: "EUR".into(),
+            time_zone: "UTC".into(),
+            windows: Windows { click: 7 * DAY, impression: DAY, visit: 30 * DAY, overrides: Vec::new() },
+            precedence: Precedence {
+                order: vec![TouchKind::Click, TouchKind::Impression, TouchKind::Visit],
+                direct_channels: vec!["direct".into()],
+            },
+            conversions: BTreeMap::new(),
+        }
+    }
+}
+
+impl Rules {
+    /// The look-back window of a touch for a conversion, milliseconds.
+    pub fn window_millis(&self, touch: &Touch, conversion: &Conversion) -> i64 {
+        let default = match touch.kind {
+            TouchKind::Click => self.windows.click,
+            TouchKind::Impression => self.windows.impression,
+            TouchKind::Visit => self.windows.visit,
+        };
+        let mut best: Option<([bool; 5], i64)> = None;
+        for rule in &self.windows.overrides {
+            let Some(window) = rule.window(touch.kind) else { continue };
+            if !rule.matches(touch, conversion) {
+                continue;
+            }
+            let rank = rule.rank();
+            if best.is_none_or(|(top, _)| rank > top) {
+                best = Some((rank, window));
+            }
+        }
+        best.map_or(default, |(_, window)| window)
+    }
+
+    /// Whether paths to conversions of this name are cut at the previous one.
+    pub fn cut_at_previous(&self, conversion: &str) -> bool {
+        self.conversions.get(conversion).is_some_and(|rules| rules.cut_at_previous)
+    }
+}
+
+// === impl WindowOverride ===
+
+impl WindowOverride {
+    fn window(&self, kind: TouchKind) -> Option<i64> {
+        match kind {
+            TouchKind::Click => self.click,
+            TouchKind::Impression => self.impression,
+            TouchKind::Visit => self.visit,
+        }
+    }
+
+    fn matches(&self, touch: &Touch, conversion: &Conversion) -> bool {
+        let is = |wanted: &Option<String>, actual: &str| wanted.as_deref().is_none_or(|w| w == actual);
+        is(&self.conversion, &conversion.name)
+            && is(&self.ad_group_id, &touch.ad_group_id)
+            && is(&self.campaign_id, &touch.campaign_id)
+            && is(&self.partner, &touch.partner)
+            && is(&self.app_id, &touch.app_id)
+    }
+
+    fn rank(&self) -> [bool; 5] {
+        [
+            self.conversion.is_some(),
+            self.ad_group_id.is_some(),
+            self.campaign_id.is_some(),
+            self.partner.is_some(),
+            self.app_id.is_some(),
+        ]
+    }
+}
