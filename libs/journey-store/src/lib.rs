@@ -1,1 +1,324 @@
-//! journey-store
+//! What is known of persons: touches, links, conversions, decisions, and what the warehouse is still owed.
+//!
+//! Owns de-duplication, the joining of persons and the editions of decisions. It never decides: it is told.
+//! It is an index over the event log and can be rebuilt from it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use model::IdentityHash;
+use proto::events::{DecisionReason, Event};
+use thiserror::Error;
+
+/// The most identities of one person; a larger set is shared, and none of its links is followed.
+pub const IDENTITIES_MAX: usize = 100;
+
+/// The most past editions kept of one conversion.
+pub const EDITIONS_MAX: usize = 100;
+
+/// A place in the log that names one event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// The partition.
+    pub partition: u32,
+    /// The record's offset.
+    pub offset: u64,
+    /// The event's index in the record, counted over its frames.
+    pub index: u32,
+}
+
+/// An accepted event as the log holds it.
+#[derive(Debug, Clone)]
+pub struct Incoming {
+    /// Where it stands.
+    pub position: Position,
+    /// Its tenant.
+    pub tenant: Arc<str>,
+    /// The settings edition stamped on it.
+    pub settings_edition: Arc<str>,
+    /// The time of its record, Unix microseconds.
+    pub recorded_at_micros: i64,
+    /// The event, complete.
+    pub event: Event,
+}
+
+/// What `record` found out about one event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// This position is the first with its event id (also when the same position is met again after a restart).
+    First,
+    /// The id was met at an earlier position: the event changes nothing.
+    Repeat,
+}
+
+/// A stored conversion that a new touch, link or conversion could change.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Affected {
+    /// Its tenant.
+    pub tenant: Arc<str>,
+    /// Its event id.
+    pub conversion_id: String,
+    /// The identity it is stored under: its partition is `home.partition(partitions)`.
+    pub home: IdentityHash,
+    /// The position of the conversion itself.
+    pub position: Position,
+    /// Why it could change.
+    pub reason: DecisionReason,
+}
+
+/// What `record` answers.
+#[derive(Debug, Clone, Default)]
+pub struct Recorded {
+    /// One for each event, in order.
+    pub outcomes: Vec<Outcome>,
+    /// Conversions that could change, each once (with the first reason found). Those of the same call are among them
+    /// only if a link or touch of this call comes with them; the caller decides what needs no second look.
+    pub affected: Vec<Affected>,
+}
+
+/// Asks for the journey of one conversion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JourneyQuery {
+    /// The tenant.
+    pub tenant: Arc<str>,
+    /// The event id of the conversion.
+    pub conversion_id: String,
+}
+
+/// A conversion with what its person did before it.
+#[derive(Debug, Clone)]
+pub struct StoredJourney {
+    /// The conversion as stored.
+    pub conversion: StoredConversion,
+    /// The person: the smallest hash of the joined identities.
+    pub person: IdentityHash,
+    /// Whether the set is shared.
+    pub shared: bool,
+    /// The newest touches at or before the conversion, within 90 days of it (both ends included), over all identities of
+    /// the person: at most one more than [`model::journey::JOURNEY_TOUCHES_MAX`], so that the reader sees a cut.
+    /// Ordered by (time, event id).
+    pub touches: Vec<Event>,
+    /// Time of the latest conversion of the same name that comes before this one by (time, event id), Unix milliseconds.
+    pub previous_conversion_millis: Option<i64>,
+}
+
+/// A conversion as it came in.
+#[derive(Debug, Clone)]
+pub struct StoredConversion {
+    /// Where it stands.
+    pub position: Position,
+    /// The settings edition stamped on it.
+    pub settings_edition: Arc<str>,
+    /// The time of its record, Unix microseconds.
+    pub recorded_at_micros: i64,
+    /// The identity it is stored under.
+    pub home: IdentityHash,
+    /// The event.
+    pub event: Event,
+}
+
+/// A decision to store.
+#[derive(Debug, Clone)]
+pub struct NewEdition {
+    /// The tenant.
+    pub tenant: Arc<str>,
+    /// The event id of the conversion.
+    pub conversion_id: String,
+    /// The conversion or re-decide record that led to it.
+    pub cause: Position,
+    /// Why.
+    pub reason: DecisionReason,
+    /// The time of the cause's record, Unix microseconds.
+    pub recorded_at_micros: i64,
+    /// Over everything it was decided from; an equal one is not stored again.
+    pub digest: [u8; 16],
+    /// The decision, encoded by the caller.
+    pub decision: Bytes,
+}
+
+/// An edition as it is kept; of past ones the decision is empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edition {
+    /// What led to it.
+    pub cause: Position,
+    /// Why.
+    pub reason: DecisionReason,
+    /// The time of the cause's record, Unix microseconds.
+    pub recorded_at_micros: i64,
+    /// Over everything it was decided from.
+    pub digest: [u8; 16],
+    /// The decision as it was given; empty when it is no longer in force.
+    pub decision: Bytes,
+}
+
+/// A conversion with its editions, the one in force first, then the newest; empty while it is not decided.
+#[derive(Debug, Clone)]
+pub struct DecidedConversion {
+    /// The conversion.
+    pub conversion: StoredConversion,
+    /// At most one in force and [`EDITIONS_MAX`] past ones.
+    pub editions: Vec<Edition>,
+}
+
+/// One page of a person's events.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// The person.
+    pub person: IdentityHash,
+    /// Whether the set is shared.
+    pub shared: bool,
+    /// (kind, value) of every joined identity, ordered; at most [`IDENTITIES_MAX`].
+    pub identities: Vec<(model::IdentityKind, String)>,
+    /// Touches and conversions by (time, event id).
+    pub events: Vec<Event>,
+    /// Whether there are more.
+    pub more: bool,
+}
+
+/// What the record at one offset changed, besides the touches that it carries.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Effects {
+    /// The record's offset.
+    pub offset: u64,
+    /// Indices of events that were repeats: no facts come from them.
+    pub repeats: Vec<u32>,
+    /// Identities whose person changed.
+    pub identities: Vec<IdentityChange>,
+    /// Editions that this record caused.
+    pub editions: Vec<EditionChange>,
+}
+
+/// An identity that belongs to another person than before, or that turned out to be shared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityChange {
+    /// The tenant.
+    pub tenant: Arc<str>,
+    /// The identity.
+    pub identity: IdentityHash,
+    /// The person it belongs to now.
+    pub person: IdentityHash,
+    /// Whether its set is shared.
+    pub shared: bool,
+}
+
+/// An edition that came in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EditionChange {
+    /// The tenant.
+    pub tenant: Arc<str>,
+    /// What led to it.
+    pub cause: Position,
+    /// The identity that the conversion is stored under.
+    pub home: IdentityHash,
+    /// The decision it took the place of.
+    pub retracted: Option<Bytes>,
+    /// The decision.
+    pub asserted: Bytes,
+}
+
+/// A batch of facts that is about to be inserted into the warehouse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// 1 for the first batch of a partition, then one more each.
+    pub batch: u64,
+    /// The offset of its first record.
+    pub from: u64,
+    /// The offset behind its last record.
+    pub to: u64,
+}
+
+/// Why the store could not do what was asked.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// It certainly did not happen.
+    #[error("the journey store refuses: {0}")]
+    Unavailable(String),
+    /// It may have happened; every write may be repeated.
+    #[error("the journey store did not confirm: {0}")]
+    Indeterminate(String),
+    /// A stored value is damaged; it is not served.
+    #[error("the journey store holds a damaged value: {0}")]
+    Corrupt(String),
+    /// The URL cannot be used.
+    #[error("journey store url: {0}")]
+    Url(String),
+}
+
+/// Touches, persons, conversions and decisions.
+///
+/// Every write is idempotent under the same positions. What one call wrote, every later read sees.
+#[async_trait]
+pub trait JourneyStore: Send + Sync + 'static {
+    /// Which of the event ids were recorded before.
+    async fn seen(&self, tenant: &str, event_ids: &[&str]) -> Result<Vec<bool>, StoreError>;
+
+    /// Records the events of one partition: ids with their first position, touches, links, conversions, and the effects
+    /// on identities; all of them at once or none.
+    async fn record(&self, partition: u32, events: &[Incoming]) -> Result<Recorded, StoreError>;
+
+    /// The journeys of conversions; `None` where there is no such conversion.
+    async fn journeys(&self, queries: &[JourneyQuery]) -> Result<Vec<Option<StoredJourney>>, StoreError>;
+
+    /// Stores editions of one partition and the offset up to which it has been consumed, all at once. An edition is stored
+    /// if its cause is later than the one in force and its digest differs. Answers which were stored.
+    async fn commit(&self, partition: u32, editions: &[NewEdition], consumed_to: u64) -> Result<Vec<bool>, StoreError>;
+
+    /// A conversion with its editions.
+    async fn conversion(&self, tenant: &str, conversion_id: &str) -> Result<Option<DecidedConversion>, StoreError>;
+
+    /// A person's touches and conversions after `after` (time in Unix milliseconds, event id), oldest first; `None` if
+    /// the identity was never met. `limit` is at most 1,000.
+    async fn page(
+        &self,
+        tenant: &str,
+        identity: IdentityHash,
+        after: Option<(i64, String)>,
+        limit: usize,
+    ) -> Result<Option<Page>, StoreError>;
+}
+
+/// What the warehouse is owed, and how far it was told.
+#[async_trait]
+pub trait Outbox: Send + Sync + 'static {
+    /// The generation of this store, and the id of the log it was made from; `None` when it is new and empty.
+    async fn generation(&self) -> Result<Option<Generation>, StoreError>;
+
+    /// Empties the store and starts a generation; durable on return.
+    async fn reset(&self, generation: Generation) -> Result<(), StoreError>;
+
+    /// The offset up to which a partition has been consumed, as the last `commit` said.
+    async fn consumed_to(&self, partition: u32) -> Result<u64, StoreError>;
+
+    /// Effects of the records from one offset to another (exclusive), ordered; records without effects are left out.
+    async fn effects(&self, partition: u32, from: u64, to: u64) -> Result<Vec<Effects>, StoreError>;
+
+    /// The last plan of a partition.
+    async fn plan(&self, partition: u32) -> Result<Option<Plan>, StoreError>;
+
+    /// Stores a plan, durable on return together with everything written before. Effects before `plan.from` may go.
+    async fn put_plan(&self, partition: u32, plan: Plan) -> Result<(), StoreError>;
+}
+
+/// Which data a store belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Generation {
+    /// The id of the event log.
+    pub log: u128,
+    /// Random; shared with the warehouse.
+    pub id: u128,
+}
+
+/// The two sides of one store.
+#[derive(Clone)]
+pub struct Stores {
+    /// Persons and decisions.
+    pub journeys: Arc<dyn JourneyStore>,
+    /// What the warehouse is owed.
+    pub outbox: Arc<dyn Outbox>,
+}
+
+/// Opens the store that the URL names: `memory://`, `file:///path?…`.
+pub async fn open(url: &str) -> Result<Stores, StoreError> {
+    Err(StoreError::Url(url.to_owned()))
+}
