@@ -46,3 +46,22 @@ pub fn format_millis(millis: i64) -> String {
     }
     if millis == 0 { "0m".into() } else { format!("{millis}ms") }
 }
+
+/// Says a length of time in its two largest units, such as `2 hours 5 minutes`; of a negative one the magnitude.
+pub fn words(millis: i64) -> String {
+    const UNITS: [(u64, &str); 5] =
+        [(86_400_000, "day"), (3_600_000, "hour"), (60_000, "minute"), (1_000, "second"), (1, "millisecond")];
+    let mut rest = millis.unsigned_abs();
+    let Some(first) = UNITS.iter().position(|(unit, _)| rest >= *unit) else { return "0 milliseconds".into() };
+    let mut said = String::new();
+    for (unit, name) in UNITS.iter().skip(first).take(2) {
+        let count = rest / unit;
+        rest %= unit;
+        if count > 0 {
+            let space = if said.is_empty() { "" } else { " " };
+            let plural = if count == 1 { "" } else { "s" };
+            said.push_str(&format!("{space}{count} {name}{plural}"));
+        }
+    }
+    said
+}

@@ -82,4 +82,8 @@ impl TouchKind {
             Self::Visit => "visit",
         }
     }
+    /// The kind of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Impression, Self::Click, Self::Visit].into_iter().find(|kind| kind.name() == name)
+    }
 }

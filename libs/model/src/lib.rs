@@ -6,6 +6,7 @@
 pub mod credit;
 pub mod decide;
 pub mod duration;
+pub mod error;
 pub mod explain;
 pub mod ids;
 pub mod journey;
@@ -15,8 +16,11 @@ pub mod paths;
 pub mod rules;
 pub mod shapley;
 
-pub use credit::{CREDIT_MICROS, Model};
-pub use decide::{Candidate, Decision, DecidedBy, Verdict, Winner, decide};
+pub use credit::{CREDIT_MICROS, Model, PathTouch, Share, credit};
+pub use decide::{Candidate, DecidedBy, Decision, Verdict, Winner, decide};
+pub use error::Error;
+pub use explain::explain;
 pub use ids::{EventHash, IdentityHash, IdentityKind};
-pub use journey::{Conversion, Journey, Touch, TouchKind};
+pub use journey::{Conversion, JOURNEY_TOUCHES_MAX, Journey, Touch, TouchKind};
+pub use paths::{PathCount, Transform};
 pub use rules::Rules;

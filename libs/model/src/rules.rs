@@ -123,6 +123,21 @@ impl Rules {
     }
 }
 
+// === impl Precedence ===
+
+impl Precedence {
+    /// The place of a kind, 0 the best; kinds that a non-empty order leaves out share the last place.
+    pub fn rank(&self, kind: TouchKind) -> u8 {
+        let place = self.order.iter().position(|&k| k == kind).unwrap_or(self.order.len());
+        place.min(usize::from(u8::MAX)) as u8
+    }
+
+    /// Whether `last_non_direct` passes over the channel.
+    pub fn is_direct(&self, channel: &str) -> bool {
+        self.direct_channels.iter().any(|direct| direct == channel)
+    }
+}
+
 // === impl WindowOverride ===
 
 impl WindowOverride {
