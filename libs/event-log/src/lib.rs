@@ -2,11 +2,18 @@
 //!
 //! Owns records, offsets, times and consumer positions. It never looks inside a frame.
 
+pub mod conformance;
+mod limits;
+mod memory;
+mod url;
+
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use thiserror::Error;
+
+pub use crate::memory::{MEMORY_BYTES_MAX, MemoryLog};
 
 /// The most bytes of frames in one record, before compression.
 pub const RECORD_BYTES_MAX: usize = 512 * 1024;
@@ -105,21 +112,45 @@ pub trait EventLog: Send + Sync + 'static {
     async fn append(&self, partition: u32, frame: Bytes) -> Result<Appended, LogError>;
 
     /// Reads from an offset on: at least one entry and about `bytes_max`, or nothing if there is none within `wait`.
-    /// Only what is durable is read.
-    async fn read(&self, partition: u32, from: u64, bytes_max: usize, wait: Duration) -> Result<Vec<Entry>, LogError>;
+    /// Only what is durable is read. `from` past the end is an error: such a position belongs to another log.
+    async fn read(
+        &self,
+        partition: u32,
+        from: u64,
+        bytes_max: usize,
+        wait: Duration,
+    ) -> Result<Vec<Entry>, LogError>;
 
     /// The durable end of a partition.
     async fn end(&self, partition: u32) -> Result<End, LogError>;
 
     /// Stores how far a consumer has come: all its effects before `offset` are durable elsewhere. Retention keeps
-    /// everything that some consumer still needs.
+    /// everything that some consumer still needs. A position may go back; one past the end is an error. After a crash
+    /// it may be an earlier one than the last that was stored.
     async fn commit(&self, consumer: &str, partition: u32, offset: u64) -> Result<(), LogError>;
 
     /// How far a consumer has come.
     async fn committed(&self, consumer: &str, partition: u32) -> Result<Option<u64>, LogError>;
+
+    /// Whether appends can succeed now; the reason if not, for readiness.
+    fn health(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// How many frames wait to become durable, over all partitions.
+    fn queue_depth(&self) -> usize {
+        0
+    }
 }
 
-/// Opens the log that the URL names: `memory://?partitions=1`, `file:///path?partitions=1&…`.
+/// Opens the log that the URL names: `memory://?partitions=1`, `file:///folder?partitions=1`.
+///
+/// An unknown scheme or parameter is an error that names the known ones.
 pub async fn open(url: &str) -> Result<Arc<dyn EventLog>, LogError> {
-    Err(LogError::Url(url.to_owned()))
+    let url = url::LogUrl::parse(url)?;
+    match url.scheme.as_str() {
+        "memory" => Ok(MemoryLog::from_url(url)?),
+        "kafka" => Err(LogError::Url("this build has no feature kafka: use file:// or memory://".to_owned())),
+        other => Err(LogError::Url(format!("there is no log {other}://, only file:// and memory://"))),
+    }
 }

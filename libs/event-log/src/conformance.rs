@@ -1,0 +1,248 @@
+//! What every implementation of [`EventLog`] promises, as one suite that each of them runs.
+//!
+//! It knows the trait alone: no files, no threads, no clock but real time with wide bounds.
+#![allow(clippy::unwrap_used)]
+
+use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use crate::{Appended, Entry, EventLog, FRAME_BYTES_MAX, LogError, RECORD_BYTES_MAX, Record};
+
+/// Longer than anything here takes; reached only by a failure.
+const LONG: Duration = Duration::from_secs(30);
+
+/// Runs every check, each on a fresh log of the asked number of partitions. Panics at the first promise not kept.
+pub async fn suite<Make, Made>(make: Make)
+where
+    Make: Fn(u32) -> Made,
+    Made: Future<Output = Arc<dyn EventLog>>,
+{
+    for partitions in [1, 4] {
+        assert_eq!(make(partitions).await.partitions(), partitions);
+        an_empty_log_has_nothing_to_read(&*make(partitions).await).await;
+        what_was_appended_is_read_unchanged(&*make(partitions).await).await;
+        frames_of_any_size_up_to_the_limit(&*make(partitions).await).await;
+        reads_start_anywhere_and_stop_near_the_limit(&*make(partitions).await).await;
+        concurrent_appenders_keep_their_order(make(partitions).await).await;
+        a_reader_waits_for_the_next_record(make(partitions).await).await;
+        the_end_bounds_later_times(&*make(partitions).await).await;
+        positions_are_per_consumer_and_partition(&*make(partitions).await).await;
+        partitions_are_separate_and_bounded(&*make(partitions).await).await;
+        a_dropped_append_is_whole_or_absent(&*make(partitions).await).await;
+        assert_ne!(make(partitions).await.id(), make(partitions).await.id(), "each log has its own id");
+    }
+}
+
+/// Every record from an offset to the durable end; a gap is a failure.
+pub async fn read_all(log: &dyn EventLog, partition: u32, from: u64) -> Vec<Record> {
+    let end = log.end(partition).await.unwrap().offset;
+    let mut records = Vec::new();
+    let mut at = from;
+    while at < end {
+        for entry in log.read(partition, at, 1 << 20, LONG).await.unwrap() {
+            let Entry::Record(record) = entry else { panic!("a gap in a log that lost nothing: {entry:?}") };
+            assert_eq!(record.offset, at, "offsets are dense");
+            at += 1;
+            records.push(record);
+        }
+    }
+    records
+}
+
+async fn an_empty_log_has_nothing_to_read(log: &dyn EventLog) {
+    for partition in 0..log.partitions() {
+        assert_eq!(log.end(partition).await.unwrap().offset, 0);
+        assert_eq!(log.read(partition, 0, 1024, Duration::ZERO).await.unwrap(), []);
+        assert_eq!(log.read(partition, 0, 1024, Duration::from_millis(5)).await.unwrap(), []);
+        let past = log.read(partition, 1, 1024, LONG).await;
+        assert!(matches!(past, Err(LogError::Corrupt(_))), "a position past the end is refused: {past:?}");
+    }
+    assert_eq!(log.health(), Ok(()));
+    assert_eq!(log.queue_depth(), 0);
+}
+
+async fn what_was_appended_is_read_unchanged(log: &dyn EventLog) {
+    for partition in 0..log.partitions() {
+        let mut wanted: Vec<(Appended, Bytes)> = Vec::new();
+        for index in 0..20_u32 {
+            let frame = Bytes::from(format!("{partition}/{index}/").repeat(index as usize));
+            wanted.push((log.append(partition, frame.clone()).await.unwrap(), frame));
+        }
+        let records = read_all(log, partition, 0).await;
+        let read: Vec<(Appended, Bytes)> = records
+            .iter()
+            .flat_map(|record| {
+                let at = Appended { offset: record.offset, time_micros: record.time_micros };
+                record.frames.iter().map(move |frame| (at, frame.clone()))
+            })
+            .collect();
+        assert_eq!(read, wanted);
+        assert!(records.is_sorted_by_key(|record| record.time_micros), "times never run backwards");
+    }
+}
+
+async fn frames_of_any_size_up_to_the_limit(log: &dyn EventLog) {
+    let frames =
+        [Bytes::new(), Bytes::from_static(b"x"), noise(FRAME_BYTES_MAX, 1), noise(FRAME_BYTES_MAX, 2)];
+    for frame in &frames {
+        log.append(0, frame.clone()).await.unwrap();
+    }
+    let over = log.append(0, noise(FRAME_BYTES_MAX + 1, 3)).await;
+    assert!(matches!(over, Err(LogError::FrameTooLarge(bytes)) if bytes == FRAME_BYTES_MAX + 1), "{over:?}");
+    let records = read_all(log, 0, 0).await;
+    for record in &records {
+        assert!(record.frames.iter().map(Bytes::len).sum::<usize>() <= RECORD_BYTES_MAX);
+    }
+    assert_eq!(records.into_iter().flat_map(|record| record.frames).collect::<Vec<_>>(), frames);
+}
+
+async fn reads_start_anywhere_and_stop_near_the_limit(log: &dyn EventLog) {
+    for index in 0..30 {
+        log.append(0, noise(1_000, index)).await.unwrap();
+    }
+    let all = read_all(log, 0, 0).await;
+    for from in 0..all.len() {
+        assert_eq!(read_all(log, 0, from as u64).await, all[from..]);
+        let one = log.read(0, from as u64, 0, LONG).await.unwrap();
+        assert_eq!(one, [Entry::Record(all[from].clone())], "at least one entry, whatever the limit");
+        let some = log.read(0, from as u64, 5_000, LONG).await.unwrap();
+        assert!(some.len() <= 5, "about the bytes that were asked for: {} records of 1000", some.len());
+    }
+}
+
+async fn concurrent_appenders_keep_their_order(log: Arc<dyn EventLog>) {
+    const APPENDERS: usize = 8;
+    const EACH: usize = 50;
+    let mut appenders = tokio::task::JoinSet::new();
+    for appender in 0..APPENDERS {
+        let log = log.clone();
+        appenders.spawn(async move {
+            let partition = appender as u32 % log.partitions();
+            let mut last = None;
+            for index in 0..EACH {
+                let at = log.append(partition, Bytes::from(format!("{appender}:{index}"))).await.unwrap();
+                assert!(
+                    last < Some(at.offset),
+                    "an append after an acknowledged one lands in a later record"
+                );
+                last = Some(at.offset);
+            }
+        });
+    }
+    appenders.join_all().await;
+    let mut next = [0; APPENDERS];
+    for partition in 0..log.partitions() {
+        for frame in read_all(&*log, partition, 0).await.into_iter().flat_map(|record| record.frames) {
+            let text = String::from_utf8(frame.to_vec()).unwrap();
+            let (appender, index) = text.split_once(':').unwrap();
+            let next = &mut next[appender.parse::<usize>().unwrap()];
+            assert_eq!(index.parse::<usize>().unwrap(), *next, "appender {appender}: in order, exactly once");
+            *next += 1;
+        }
+    }
+    assert_eq!(next, [EACH; APPENDERS]);
+}
+
+async fn a_reader_waits_for_the_next_record(log: Arc<dyn EventLog>) {
+    for round in 0..20_u64 {
+        let reader = {
+            let log = log.clone();
+            async move { log.read(0, round, 1024, LONG).await.unwrap() }
+        };
+        let frame = Bytes::from(round.to_string());
+        let (read, appended) = tokio::join!(reader, log.append(0, frame.clone()));
+        let Appended { offset, time_micros } = appended.unwrap();
+        assert_eq!(offset, round);
+        assert_eq!(read, [Entry::Record(Record { offset, time_micros, frames: vec![frame] })]);
+    }
+}
+
+async fn the_end_bounds_later_times(log: &dyn EventLog) {
+    let (mut time, mut offset) = (i64::MIN, 0);
+    for round in 0..50 {
+        let end = log.end(0).await.unwrap();
+        assert_eq!(end.offset, offset, "round {round}");
+        assert!(end.time_micros >= time, "round {round}: the end's time never runs backwards");
+        let (appended, during) = tokio::join!(log.append(0, Bytes::from_static(b"x")), log.end(0));
+        let (appended, during) = (appended.unwrap(), during.unwrap());
+        assert!(appended.time_micros >= end.time_micros, "round {round}");
+        if during.offset <= appended.offset {
+            assert!(appended.time_micros >= during.time_micros, "round {round}: asked while appending");
+        }
+        (time, offset) = (appended.time_micros, appended.offset + 1);
+    }
+}
+
+async fn positions_are_per_consumer_and_partition(log: &dyn EventLog) {
+    for partition in 0..log.partitions() {
+        for _ in 0..5 {
+            log.append(partition, Bytes::from_static(b"x")).await.unwrap();
+        }
+    }
+    let last = log.partitions() - 1;
+    assert_eq!(log.committed("worker", last).await.unwrap(), None);
+    log.commit("worker", last, 3).await.unwrap();
+    log.commit("facts", last, 5).await.unwrap();
+    assert_eq!(log.committed("worker", last).await.unwrap(), Some(3));
+    assert_eq!(log.committed("facts", last).await.unwrap(), Some(5));
+    assert_eq!(log.committed("other", last).await.unwrap(), None);
+    if last > 0 {
+        assert_eq!(log.committed("worker", 0).await.unwrap(), None);
+    }
+    log.commit("worker", last, 1).await.unwrap();
+    assert_eq!(log.committed("worker", last).await.unwrap(), Some(1), "a position may go back");
+    let past = log.commit("worker", last, 6).await;
+    assert!(matches!(past, Err(LogError::Corrupt(_))), "nobody has consumed what is not there: {past:?}");
+    for name in ["", "../up", "UPPER", &"x".repeat(65)] {
+        assert!(log.commit(name, 0, 0).await.is_err(), "{name:?}");
+    }
+    log.commit(&"x".repeat(64), 0, 0).await.unwrap();
+}
+
+async fn partitions_are_separate_and_bounded(log: &dyn EventLog) {
+    let partitions = log.partitions();
+    for partition in 0..partitions {
+        for _ in 0..=partition {
+            log.append(partition, Bytes::from(partition.to_string())).await.unwrap();
+        }
+    }
+    for partition in 0..partitions {
+        let frames: Vec<Bytes> =
+            read_all(log, partition, 0).await.into_iter().flat_map(|record| record.frames).collect();
+        assert_eq!(frames, vec![Bytes::from(partition.to_string()); partition as usize + 1]);
+    }
+    let refused = |result: Result<(), LogError>| matches!(result, Err(LogError::NoSuchPartition { .. }));
+    assert!(refused(log.append(partitions, Bytes::new()).await.map(|_| ())));
+    assert!(refused(log.read(partitions, 0, 1, Duration::ZERO).await.map(|_| ())));
+    assert!(refused(log.end(partitions).await.map(|_| ())));
+    assert!(refused(log.commit("worker", partitions, 0).await));
+    assert!(refused(log.committed("worker", partitions).await.map(|_| ())));
+}
+
+async fn a_dropped_append_is_whole_or_absent(log: &dyn EventLog) {
+    for index in 0..50_u32 {
+        // Polled once or twice, then dropped: it may be there or not, but never in part and never twice.
+        let append = log.append(0, Bytes::from(format!("dropped {index}")));
+        let _ = tokio::time::timeout(Duration::ZERO, append).await;
+    }
+    log.append(0, Bytes::from_static(b"kept")).await.unwrap();
+    let frames: Vec<Bytes> = read_all(log, 0, 0).await.into_iter().flat_map(|record| record.frames).collect();
+    let possible: BTreeSet<Bytes> = (0..50).map(|index| Bytes::from(format!("dropped {index}"))).collect();
+    let (kept, dropped) = frames.split_last().unwrap();
+    assert_eq!(kept, "kept");
+    assert!(dropped.iter().all(|frame| possible.contains(frame)));
+    assert_eq!(dropped.iter().collect::<BTreeSet<_>>().len(), dropped.len(), "none twice");
+}
+
+/// Bytes that do not compress, the same for the same seed.
+fn noise(bytes: usize, seed: u64) -> Bytes {
+    let mut state = seed.wrapping_mul(2).wrapping_add(1);
+    let mut byte = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    (0..bytes).map(|_| byte()).collect()
+}
