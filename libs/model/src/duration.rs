@@ -65,3 +65,58 @@ pub fn words(millis: i64) -> String {
     }
     said
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn durations_are_read_at_their_bounds_and_refused_past_them() {
+        for (text, millis) in [
+            ("0m", 0),
+            ("1m", 60_000),
+            ("30m", 1_800_000),
+            ("24h", 86_400_000),
+            ("007d", 604_800_000),
+            ("90d", 7_776_000_000),
+            ("2160h", 7_776_000_000),
+            ("129600m", 7_776_000_000),
+        ] {
+            assert_eq!(parse_millis(text), Ok(millis), "{text}");
+        }
+        for text in ["91d", "2161h", "129601m", "99999999999999999999d", "9223372036854775807d"] {
+            assert!(matches!(parse_millis(text), Err(DurationError::TooLong { max: "90d", .. })), "{text}");
+        }
+        for text in ["", "d", "7", "7 d", "-1d", "+1d", "1.5h", "7D", "7s", "7w", "\u{0667}d", "7\u{00e9}", "\u{1f600}"] {
+            assert!(matches!(parse_millis(text), Err(DurationError::Malformed(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_are_written_in_the_largest_unit() {
+        for text in ["0m", "1m", "90m", "1h", "25h", "1d", "90d"] {
+            assert_eq!(format_millis(parse_millis(text).unwrap()), text);
+        }
+        assert_eq!((format_millis(86_400_000), format_millis(1)), ("1d".into(), "1ms".into()));
+    }
+
+    #[test]
+    fn lengths_are_said_in_their_two_largest_units() {
+        for (millis, said) in [
+            (0, "0 milliseconds"),
+            (1, "1 millisecond"),
+            (999, "999 milliseconds"),
+            (1_001, "1 second 1 millisecond"),
+            (7_500_000, "2 hours 5 minutes"),
+            (-7_500_000, "2 hours 5 minutes"),
+            (3_600_001, "1 hour"),
+            (90_061_001, "1 day 1 hour"),
+            (86_400_000 * 3, "3 days"),
+            (i64::MIN, "106751991167 days 7 hours"),
+        ] {
+            assert_eq!(words(millis), said);
+        }
+    }
+}

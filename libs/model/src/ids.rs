@@ -101,3 +101,49 @@ fn hash(domain: u8, tenant: &str, kind: &[u8], value: &str) -> [u8; 16] {
     out.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    // Stored hashes and partitions depend on these values: they never change.
+    #[test]
+    fn hashes_are_stable() {
+        let device = IdentityHash::new("default", IdentityKind::Device, "d");
+        assert_eq!(device.to_string(), "5d528c7a5da1ccd957c55da15a6c27a0");
+        assert_eq!(device.0, blake3::hash(b"i\x07\0\0\0default\x01d").as_bytes()[..16]);
+        assert_eq!(EventHash::new("default", "d").0, blake3::hash(b"e\x07\0\0\0defaultd").as_bytes()[..16]);
+        assert_eq!([1, 2, 4, 150].map(|partitions| device.partition(partitions)), [0, 1, 1, 77]);
+    }
+
+    #[test]
+    fn tenant_kind_value_and_purpose_are_told_apart() {
+        let mut seen = HashSet::new();
+        for (tenant, value) in [("a", "bc"), ("ab", "c"), ("abc", ""), ("", "abc"), ("b", "bc")] {
+            for kind in [IdentityKind::Device, IdentityKind::Cookie, IdentityKind::User] {
+                assert!(seen.insert(IdentityHash::new(tenant, kind, value).0), "{tenant:?} {kind:?} {value:?}");
+            }
+            assert!(seen.insert(EventHash::new(tenant, value).0), "{tenant:?} {value:?}");
+        }
+    }
+
+    #[test]
+    fn partitions_are_evenly_met() {
+        let mut met = [0; 4];
+        for n in 0..4_000 {
+            met[IdentityHash::new("t", IdentityKind::User, &n.to_string()).partition(4) as usize] += 1;
+        }
+        assert!(met.iter().all(|count| (850..1_150).contains(count)), "{met:?}");
+        assert_eq!(IdentityHash([255; 16]).partition(0), 0);
+    }
+
+    #[test]
+    fn text_is_32_hexadecimal_digits() {
+        let mut bytes = [0; 16];
+        bytes[1] = 0xab;
+        assert_eq!(EventHash(bytes).to_string(), "00ab0000000000000000000000000000");
+        assert_eq!(format!("{:?}", IdentityHash(bytes)), "00ab0000000000000000000000000000");
+    }
+}

@@ -94,3 +94,87 @@ pub fn format_micros(micros: i128) -> String {
 fn signed(magnitude: u128, negative: bool) -> i64 {
     if negative { (magnitude as i64).wrapping_neg() } else { magnitude as i64 }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MOST: i64 = VALUE_UNITS_MAX * 1_000_000;
+
+    #[test]
+    fn values_are_read_at_their_bounds_and_refused_past_them() {
+        for (text, micros) in [
+            ("0", 0),
+            ("-0", 0),
+            ("-0.000000", 0),
+            ("12.34", 12_340_000),
+            ("0.000001", 1),
+            ("-0.000001", -1),
+            ("1.2300000000", 1_230_000),
+            ("000012", 12_000_000),
+            ("9000000000000", MOST),
+            ("-9000000000000.000000", -MOST),
+        ] {
+            assert_eq!(parse_micros(text), Ok(micros), "{text}");
+        }
+        for text in ["", "-", ".", "1.", ".5", "+1", "1e3", "1E3", "1.5e-2", "NaN", "inf", " 1", "1 ", "1,5", "1_0", "--1", "0x1", "\u{0661}"] {
+            assert_eq!(parse_micros(text), Err(MoneyError::Malformed), "{text}");
+        }
+        assert_eq!(parse_micros("0.0000001"), Err(MoneyError::TooPrecise));
+        for text in ["9000000000000.000001", "-9000000000000.000001", "99999999999999", "1000000000000000000000"] {
+            assert_eq!(parse_micros(text), Err(MoneyError::OutOfRange), "{text}");
+        }
+    }
+
+    #[test]
+    fn splits_by_hand() {
+        assert_eq!(split(10, &[1, 1, 1]), [4, 3, 3]);
+        assert_eq!(split(-10, &[1, 1, 1]), [-4, -3, -3]);
+        assert_eq!(split(10, &[1, 2, 3]), [2, 3, 5]);
+        assert_eq!(split(5, &[0, 0]), [3, 2]);
+        assert_eq!(split(1, &[1, 2]), [0, 1]);
+        assert_eq!(split(5, &[]), [0; 0]);
+        assert_eq!(split(i64::MIN, &[1, 0]), [i64::MIN, 0]);
+        assert_eq!(split(i64::MAX, &[u64::MAX, 1]), [i64::MAX, 0]);
+        assert_eq!(split_evenly(244_000, 3).collect::<Vec<_>>(), [81_334, 81_333, 81_333]);
+        assert_eq!(split_evenly(5, 0).count(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_again(micros in -MOST..=MOST) {
+            prop_assert_eq!(parse_micros(&format_micros(i128::from(micros))), Ok(micros));
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in "[-+0-9.eE ]{0,24}") {
+            if let Ok(micros) = parse_micros(&text) {
+                prop_assert!((-MOST..=MOST).contains(&micros));
+                prop_assert!((text.parse::<f64>().unwrap() * 1e6 - micros as f64).abs() <= 1.0 + micros.abs() as f64 * 1e-15);
+            }
+        }
+
+        #[test]
+        fn shares_sum_to_the_total_and_keep_the_proportions(
+            total: i64,
+            weights in prop::collection::vec(prop_oneof![0..5_u64, any::<u64>()], 1..20),
+        ) {
+            let shares = split(total, &weights);
+            prop_assert_eq!(shares.iter().map(|&share| i128::from(share)).sum::<i128>(), i128::from(total));
+            let sum: i128 = weights.iter().map(|&weight| i128::from(weight)).sum();
+            prop_assume!(sum > 0);
+            for (&share, &weight) in shares.iter().zip(&weights) {
+                // |share - total * weight / sum| < 1, without a fraction; i128 holds total * weight, and share * sum.
+                let exact = i128::from(total) * i128::from(weight);
+                prop_assert!((exact / sum - i128::from(share)).abs() <= 1);
+            }
+            let negated = split(total.saturating_neg(), &weights);
+            prop_assume!(total != i64::MIN);
+            prop_assert_eq!(negated, shares.iter().map(|share| -share).collect::<Vec<_>>());
+        }
+    }
+}

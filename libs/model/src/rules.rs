@@ -168,3 +168,109 @@ impl WindowOverride {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn touch(kind: TouchKind) -> Touch {
+        Touch {
+            id: "t".into(),
+            kind,
+            time_millis: 0,
+            app_id: "app".into(),
+            channel: String::new(),
+            partner: "network".into(),
+            campaign_id: "spring".into(),
+            ad_group_id: "group".into(),
+            creative_id: String::new(),
+            keyword: String::new(),
+        }
+    }
+
+    fn window(overrides: Vec<WindowOverride>, kind: TouchKind) -> i64 {
+        let mut rules = Rules::default();
+        rules.windows.overrides = overrides;
+        let conversion = Conversion {
+            id: "c".into(),
+            name: "install".into(),
+            time_millis: 0,
+            app_id: "app".into(),
+            value_micros: 0,
+            currency: "EUR".into(),
+        };
+        rules.window_millis(&touch(kind), &conversion)
+    }
+
+    fn on(key: usize, value: &str, click: i64) -> WindowOverride {
+        let mut keys = [const { None }; 5];
+        keys[key] = Some(value.to_owned());
+        let [conversion, ad_group_id, campaign_id, partner, app_id] = keys;
+        WindowOverride { conversion, ad_group_id, campaign_id, partner, app_id, click: Some(click), ..Default::default() }
+    }
+
+    const MATCHING: [&str; 5] = ["install", "group", "spring", "network", "app"];
+
+    #[test]
+    fn a_higher_key_is_more_specific_wherever_it_stands() {
+        for higher in 0..5 {
+            assert_eq!(window(vec![on(higher, MATCHING[higher], 1)], TouchKind::Click), 1);
+            for lower in higher + 1..5 {
+                let (one, two) = (on(higher, MATCHING[higher], 1), on(lower, MATCHING[lower], 2));
+                assert_eq!(window(vec![one.clone(), two.clone()], TouchKind::Click), 1);
+                assert_eq!(window(vec![two, one], TouchKind::Click), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn one_high_key_outranks_all_lower_ones_and_more_keys_outrank_fewer() {
+        let mut lower = on(1, "group", 2);
+        lower.campaign_id = Some("spring".into());
+        lower.partner = Some("network".into());
+        lower.app_id = Some("app".into());
+        assert_eq!(window(vec![lower, on(0, "install", 1)], TouchKind::Click), 1);
+        let mut both = on(0, "install", 3);
+        both.app_id = Some("app".into());
+        assert_eq!(window(vec![on(0, "install", 1), both], TouchKind::Click), 3);
+    }
+
+    #[test]
+    fn of_equals_the_first_counts_and_every_key_must_match() {
+        assert_eq!(window(vec![on(3, "network", 1), on(3, "network", 2)], TouchKind::Click), 1);
+        for key in 0..5 {
+            assert_eq!(window(vec![on(key, "another", 1)], TouchKind::Click), Rules::default().windows.click);
+        }
+        assert_eq!(window(vec![WindowOverride { click: Some(5), ..Default::default() }], TouchKind::Click), 5);
+    }
+
+    #[test]
+    fn each_window_takes_the_most_specific_override_that_sets_it() {
+        let overrides = || {
+            let visit_of_partner = WindowOverride { click: None, visit: Some(9), ..on(3, "network", 0) };
+            vec![on(0, "install", 1), visit_of_partner]
+        };
+        assert_eq!(window(overrides(), TouchKind::Click), 1);
+        assert_eq!(window(overrides(), TouchKind::Visit), 9);
+        assert_eq!(window(overrides(), TouchKind::Impression), Rules::default().windows.impression);
+    }
+
+    #[test]
+    fn kinds_that_the_order_leaves_out_come_last_together() {
+        let mut precedence = Rules::default().precedence;
+        precedence.order = vec![TouchKind::Visit];
+        let ranks = [TouchKind::Visit, TouchKind::Click, TouchKind::Impression].map(|kind| precedence.rank(kind));
+        assert_eq!(ranks, [0, 1, 1]);
+        precedence.order.clear();
+        assert_eq!(precedence.rank(TouchKind::Click), precedence.rank(TouchKind::Visit));
+        assert!(precedence.is_direct("direct") && !precedence.is_direct("Direct"));
+    }
+
+    #[test]
+    fn paths_are_cut_for_the_names_that_say_so() {
+        let mut rules = Rules::default();
+        rules.conversions.insert("install".into(), ConversionRules { cut_at_previous: true });
+        rules.conversions.insert("purchase".into(), ConversionRules::default());
+        assert_eq!(["install", "purchase", "other"].map(|name| rules.cut_at_previous(name)), [true, false, false]);
+    }
+}

@@ -1,0 +1,11 @@
+//! The crate from outside: examples checked by hand, properties, and real paths.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+mod credit;
+mod decide;
+mod explain;
+mod markov;
+mod pathdata;
+mod paths;
+mod shapley;
