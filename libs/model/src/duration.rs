@@ -52,7 +52,9 @@ pub fn words(millis: i64) -> String {
     const UNITS: [(u64, &str); 5] =
         [(86_400_000, "day"), (3_600_000, "hour"), (60_000, "minute"), (1_000, "second"), (1, "millisecond")];
     let mut rest = millis.unsigned_abs();
-    let Some(first) = UNITS.iter().position(|(unit, _)| rest >= *unit) else { return "0 milliseconds".into() };
+    let Some(first) = UNITS.iter().position(|(unit, _)| rest >= *unit) else {
+        return "0 milliseconds".into();
+    };
     let mut said = String::new();
     for (unit, name) in UNITS.iter().skip(first).take(2) {
         let count = rest / unit;
@@ -89,7 +91,21 @@ mod tests {
         for text in ["91d", "2161h", "129601m", "99999999999999999999d", "9223372036854775807d"] {
             assert!(matches!(parse_millis(text), Err(DurationError::TooLong { max: "90d", .. })), "{text}");
         }
-        for text in ["", "d", "7", "7 d", "-1d", "+1d", "1.5h", "7D", "7s", "7w", "\u{0667}d", "7\u{00e9}", "\u{1f600}"] {
+        for text in [
+            "",
+            "d",
+            "7",
+            "7 d",
+            "-1d",
+            "+1d",
+            "1.5h",
+            "7D",
+            "7s",
+            "7w",
+            "\u{0667}d",
+            "7\u{00e9}",
+            "\u{1f600}",
+        ] {
             assert!(matches!(parse_millis(text), Err(DurationError::Malformed(_))), "{text}");
         }
     }

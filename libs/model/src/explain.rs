@@ -61,7 +61,10 @@ fn considered(decision: &Decision) -> String {
     let candidates = &decision.candidates;
     let eligible = decision.eligible().count();
     let mut said = match (eligible, candidates.len()) {
-        (0, 0) => return ": the person has no touch in the 90 days before the conversion, and none after it.".into(),
+        (0, 0) => {
+            return ": the person has no touch in the 90 days before the conversion, and none after it."
+                .into();
+        }
         (0, 1) => ": the only touch was not eligible".into(),
         (0, all) => format!(": none of {all} touches was eligible"),
         (1, 1) => return String::new(),

@@ -123,7 +123,10 @@ mod tests {
         let mut seen = HashSet::new();
         for (tenant, value) in [("a", "bc"), ("ab", "c"), ("abc", ""), ("", "abc"), ("b", "bc")] {
             for kind in [IdentityKind::Device, IdentityKind::Cookie, IdentityKind::User] {
-                assert!(seen.insert(IdentityHash::new(tenant, kind, value).0), "{tenant:?} {kind:?} {value:?}");
+                assert!(
+                    seen.insert(IdentityHash::new(tenant, kind, value).0),
+                    "{tenant:?} {kind:?} {value:?}"
+                );
             }
             assert!(seen.insert(EventHash::new(tenant, value).0), "{tenant:?} {value:?}");
         }

@@ -133,7 +133,10 @@ impl Chain {
 
     fn shares(&self, from: usize) -> Vec<f64> {
         let leaving = self.leaving(from).max(1) as f64;
-        self.counts[from * self.width()..][..self.channels].iter().map(|&count| count as f64 / leaving).collect()
+        self.counts[from * self.width()..][..self.channels]
+            .iter()
+            .map(|&count| count as f64 / leaving)
+            .collect()
     }
 
     // I - Q without loops. A channel that no path has keeps the row of the identity.

@@ -121,11 +121,16 @@ mod tests {
         ] {
             assert_eq!(parse_micros(text), Ok(micros), "{text}");
         }
-        for text in ["", "-", ".", "1.", ".5", "+1", "1e3", "1E3", "1.5e-2", "NaN", "inf", " 1", "1 ", "1,5", "1_0", "--1", "0x1", "\u{0661}"] {
+        for text in [
+            "", "-", ".", "1.", ".5", "+1", "1e3", "1E3", "1.5e-2", "NaN", "inf", " 1", "1 ", "1,5", "1_0",
+            "--1", "0x1", "\u{0661}",
+        ] {
             assert_eq!(parse_micros(text), Err(MoneyError::Malformed), "{text}");
         }
         assert_eq!(parse_micros("0.0000001"), Err(MoneyError::TooPrecise));
-        for text in ["9000000000000.000001", "-9000000000000.000001", "99999999999999", "1000000000000000000000"] {
+        for text in
+            ["9000000000000.000001", "-9000000000000.000001", "99999999999999", "1000000000000000000000"]
+        {
             assert_eq!(parse_micros(text), Err(MoneyError::OutOfRange), "{text}");
         }
     }

@@ -206,17 +206,25 @@ mod tests {
         let mut keys = [const { None }; 5];
         keys[key] = Some(value.to_owned());
         let [conversion, ad_group_id, campaign_id, partner, app_id] = keys;
-        WindowOverride { conversion, ad_group_id, campaign_id, partner, app_id, click: Some(click), ..Default::default() }
+        WindowOverride {
+            conversion,
+            ad_group_id,
+            campaign_id,
+            partner,
+            app_id,
+            click: Some(click),
+            ..Default::default()
+        }
     }
 
     const MATCHING: [&str; 5] = ["install", "group", "spring", "network", "app"];
 
     #[test]
     fn a_higher_key_is_more_specific_wherever_it_stands() {
-        for higher in 0..5 {
-            assert_eq!(window(vec![on(higher, MATCHING[higher], 1)], TouchKind::Click), 1);
-            for lower in higher + 1..5 {
-                let (one, two) = (on(higher, MATCHING[higher], 1), on(lower, MATCHING[lower], 2));
+        for (higher, value) in MATCHING.into_iter().enumerate() {
+            assert_eq!(window(vec![on(higher, value, 1)], TouchKind::Click), 1);
+            for (lower, other) in MATCHING.into_iter().enumerate().skip(higher + 1) {
+                let (one, two) = (on(higher, value, 1), on(lower, other, 2));
                 assert_eq!(window(vec![one.clone(), two.clone()], TouchKind::Click), 1);
                 assert_eq!(window(vec![two, one], TouchKind::Click), 1);
             }
@@ -241,7 +249,10 @@ mod tests {
         for key in 0..5 {
             assert_eq!(window(vec![on(key, "another", 1)], TouchKind::Click), Rules::default().windows.click);
         }
-        assert_eq!(window(vec![WindowOverride { click: Some(5), ..Default::default() }], TouchKind::Click), 5);
+        assert_eq!(
+            window(vec![WindowOverride { click: Some(5), ..Default::default() }], TouchKind::Click),
+            5
+        );
     }
 
     #[test]
@@ -259,7 +270,8 @@ mod tests {
     fn kinds_that_the_order_leaves_out_come_last_together() {
         let mut precedence = Rules::default().precedence;
         precedence.order = vec![TouchKind::Visit];
-        let ranks = [TouchKind::Visit, TouchKind::Click, TouchKind::Impression].map(|kind| precedence.rank(kind));
+        let ranks =
+            [TouchKind::Visit, TouchKind::Click, TouchKind::Impression].map(|kind| precedence.rank(kind));
         assert_eq!(ranks, [0, 1, 1]);
         precedence.order.clear();
         assert_eq!(precedence.rank(TouchKind::Click), precedence.rank(TouchKind::Visit));
@@ -271,6 +283,9 @@ mod tests {
         let mut rules = Rules::default();
         rules.conversions.insert("install".into(), ConversionRules { cut_at_previous: true });
         rules.conversions.insert("purchase".into(), ConversionRules::default());
-        assert_eq!(["install", "purchase", "other"].map(|name| rules.cut_at_previous(name)), [true, false, false]);
+        assert_eq!(
+            ["install", "purchase", "other"].map(|name| rules.cut_at_previous(name)),
+            [true, false, false]
+        );
     }
 }

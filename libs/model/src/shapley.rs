@@ -79,13 +79,15 @@ pub fn exact(channels: usize, paths: &[PathCount], worth: Worth) -> Result<Vec<f
     }
     zeta(&mut conversions);
     zeta(&mut nulls);
-    Ok(match worth {
-        Worth::Conversions => values(channels, |set| conversions[set] as f64),
-        Worth::Rate => values(channels, |set| match conversions[set] + nulls[set] {
-            0 => 0.0,
-            walks => conversions[set] as f64 / walks as f64,
-        }),
-    })
+    Ok(values(channels, |from, worths| {
+        let worths = worths.iter_mut().zip(&conversions[from..]);
+        match worth {
+            Worth::Conversions => worths.for_each(|(worth, &conversions)| *worth = conversions as f64),
+            Worth::Rate => worths.zip(&nulls[from..]).for_each(|((worth, &conversions), &nulls)| {
+                *worth = conversions as f64 / (conversions + nulls).max(1) as f64;
+            }),
+        }
+    }))
 }
 
 /// The zeta transform over subsets, in place: entry `S` becomes the sum of the entries of all subsets of `S`. The length
@@ -228,35 +230,49 @@ fn for_distinct(paths: &mut u64, met: &mut [u64], path: &[u32], mut each: impl F
 // Over coalitions `S` of size `s` out of `n`, the value of channel `k` is
 //   sum of v(S) (s-1)!(n-s)!/n! where k is in S, minus sum of v(S) s!(n-s-1)!/n! where it is not
 // which is the sum of v(S) (s-1)!(n-s-1)!/(n-1)! where k is in S (of v(S)/n for the coalition of all), minus a term that
-// is the same for every k. The first sums, for all k at once, cost two additions a coalition by folding halves: a block
-// of low bits at a time, then over the totals of the blocks.
-fn values(n: usize, worth: impl Fn(usize) -> f64) -> Vec<f64> {
+// is the same for every k. The first sums, for all k at once, cost two additions a coalition: coalitions are met in blocks
+// that differ in their low bits alone; the sum over the blocks, folded in halves, answers for the low bits, and the totals
+// of the blocks for the high ones.
+//
+// Both running sums are kept in lanes, since one chain of additions would cost more than all the rest.
+fn values(n: usize, worths: impl Fn(usize, &mut [f64])) -> Vec<f64> {
     const LOW_BITS: usize = 10;
+    const LANES: usize = 8;
     let (within, without) = size_factors(n);
     let low = n.min(LOW_BITS);
-    let mut values = vec![0.0; n];
-    let mut totals = vec![0.0; 1 << (n - low)];
-    let mut block = vec![0.0; 1 << low];
     let sizes: Vec<usize> = (0..1_u32 << low).map(|set| set.count_ones() as usize).collect();
-    let mut everyone_loses = 0.0;
-    for (high, total) in totals.iter_mut().enumerate() {
+    let mut block = vec![0.0; 1 << low];
+    let mut over_blocks = vec![0.0; 1 << low];
+    let mut block_totals = vec![0.0; 1 << (n - low)];
+    let mut lost = [0.0; LANES];
+    for (high, total) in block_totals.iter_mut().enumerate() {
         let members = high.count_ones() as usize;
-        for ((low_set, cell), size) in block.iter_mut().enumerate().zip(&sizes) {
-            let v = worth(high << low | low_set);
-            everyone_loses += v * without[members + size];
-            *cell = v * within[members + size];
+        let (within, without) = (&within[members..], &without[members..]);
+        worths(high << low, &mut block);
+        let mut lanes = [0.0; LANES];
+        let cells = block.chunks(LANES).zip(over_blocks.chunks_mut(LANES)).zip(sizes.chunks(LANES));
+        for ((worths, sums), sizes) in cells {
+            for (lane, ((worth, sum), &size)) in worths.iter().zip(sums).zip(sizes).enumerate() {
+                let gain = worth * within[size];
+                *sum += gain;
+                lanes[lane] += gain;
+                lost[lane] += worth * without[size];
+            }
         }
-        *total = fold(&mut block, &mut values[..low]);
+        *total = lanes.iter().sum();
     }
-    fold(&mut totals, &mut values[low..]);
+    let mut values = vec![0.0; n];
+    fold(&mut over_blocks, &mut values[..low]);
+    fold(&mut block_totals, &mut values[low..]);
+    let lost: f64 = lost.iter().sum();
     for value in &mut values {
-        *value -= everyone_loses;
+        *value -= lost;
     }
     values
 }
 
-// Adds to `sums[k]` the cells whose index has bit `k`, and answers the sum of all cells. Overwrites the cells.
-fn fold(cells: &mut [f64], sums: &mut [f64]) -> f64 {
+// Sets `sums[k]` to the sum of the cells whose index has bit `k`. Overwrites the cells.
+fn fold(cells: &mut [f64], sums: &mut [f64]) {
     for (bit, sum) in sums.iter_mut().enumerate().rev() {
         let (lower, upper) = cells[..2 << bit].split_at_mut(1 << bit);
         for (l, u) in lower.iter_mut().zip(upper) {
@@ -264,7 +280,6 @@ fn fold(cells: &mut [f64], sums: &mut [f64]) -> f64 {
             *l += *u;
         }
     }
-    cells[0]
 }
 
 // For each size 0 to n: (s-1)!(n-s-1)!/(n-1)! and s!(n-s-1)!/n!, by C(n, s+1) = C(n, s) (n-s)/(s+1).

@@ -1,6 +1,5 @@
 //! Credit of single paths: by hand, against plain restatements, and exact sums.
 
-
 use super::common::{DAY, HOUR, paths};
 use model::{
     Model, PathTouch, Share,
@@ -49,7 +48,10 @@ fn position_based_by_length() {
     assert_eq!(of(0.9, 0.1, 3), [900_000_000_000, 0, 100_000_000_000]);
     assert_eq!(of(0.0, 0.0, 4), [0, CREDIT_E12 / 2, CREDIT_E12 / 2, 0]);
     let shares = credit(position(0.4, 0.4), &path(&[1; 4]), 7);
-    assert_eq!(shares, [share(0, 400_000, 3), share(1, 100_000, 1), share(2, 100_000, 0), share(3, 400_000, 3)]);
+    assert_eq!(
+        shares,
+        [share(0, 400_000, 3), share(1, 100_000, 1), share(2, 100_000, 0), share(3, 400_000, 3)]
+    );
 }
 
 #[test]
@@ -99,11 +101,14 @@ fn the_largest_value_is_shared_exactly() {
 
 #[test]
 fn parameters_are_checked_at_their_bounds() {
-    for ok in [position(0.0, 0.0), position(1.0, 0.0), position(0.9, 0.1), decay(1), decay(WINDOW_MILLIS_MAX)] {
+    for ok in [position(0.0, 0.0), position(1.0, 0.0), position(0.9, 0.1), decay(1), decay(WINDOW_MILLIS_MAX)]
+    {
         assert_eq!(ok.check(), Ok(()), "{ok:?}");
     }
     let nan = f64::NAN;
-    for bad in [position(-0.1, 0.4), position(0.6, 0.41), position(1.1, 0.0), position(nan, 0.4), position(0.4, nan)] {
+    for bad in
+        [position(-0.1, 0.4), position(0.6, 0.41), position(1.1, 0.0), position(nan, 0.4), position(0.4, nan)]
+    {
         assert!(bad.check().is_err(), "{bad:?}");
     }
     for bad in [decay(0), decay(-1), decay(WINDOW_MILLIS_MAX + 1)] {

@@ -1,12 +1,11 @@
 //! Verdicts and winners, by example at every edge and as properties of random journeys.
 
-
 use std::cmp::Reverse;
 
 use super::common::{DAY, HOUR, MINUTE, NOW, cutting, journey, journeys, precedences, touch};
 use model::{
-    Candidate, DecidedBy, JOURNEY_TOUCHES_MAX, Journey, Model, Rules, Touch, TouchKind, Verdict, decide, explain,
-    rules::WINDOW_MILLIS_MAX,
+    Candidate, DecidedBy, JOURNEY_TOUCHES_MAX, Journey, Model, Rules, Touch, TouchKind, Verdict, decide,
+    explain, rules::WINDOW_MILLIS_MAX,
 };
 use proptest::prelude::*;
 

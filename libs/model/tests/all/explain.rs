@@ -1,6 +1,5 @@
 //! Explanations, word by word.
 
-
 use super::common::{DAY, HOUR, MINUTE, NOW, cutting, journey, touch};
 use model::{Journey, Rules, Touch, TouchKind, decide, explain};
 

@@ -126,8 +126,9 @@ fn solve(mut a: Vec<Vec<f64>>) -> Vec<f64> {
         a.swap(k, pivot);
         for i in k + 1..n {
             let factor = a[i][k] / a[k][k];
-            for j in k..=n {
-                a[i][j] -= factor * a[k][j];
+            let above = a[k].clone();
+            for (cell, above) in a[i].iter_mut().zip(above) {
+                *cell -= factor * above;
             }
         }
     }

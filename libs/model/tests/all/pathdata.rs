@@ -22,8 +22,10 @@ struct Row {
 type Credit = Vec<(i128, i128)>;
 
 fn read() -> (Vec<String>, Vec<Row>) {
-    let lines: Vec<Vec<&str>> = include_str!("../data/pathdata.csv").lines().skip(1).map(|l| l.split(',').collect()).collect();
-    let mut names: Vec<String> = lines.iter().flat_map(|line| line[0].split(" > ")).map(str::to_owned).collect();
+    let lines: Vec<Vec<&str>> =
+        include_str!("../data/pathdata.csv").lines().skip(1).map(|l| l.split(',').collect()).collect();
+    let mut names: Vec<String> =
+        lines.iter().flat_map(|line| line[0].split(" > ")).map(str::to_owned).collect();
     names.sort_unstable();
     names.dedup();
     let id = |name: &str| names.binary_search_by(|n| n.as_str().cmp(name)).unwrap() as u32;
@@ -89,7 +91,11 @@ fn shapley(channels: usize, rows: &[Row]) -> Credit {
         conversions.add(&row.path, i128::from(row.conversions)).unwrap();
         value.add(&row.path, i128::from(row.value_micros)).unwrap();
     }
-    conversions.credit_e12().into_iter().zip(value.credit_e12().into_iter().map(|micros| micros / 1_000_000)).collect()
+    conversions
+        .credit_e12()
+        .into_iter()
+        .zip(value.credit_e12().into_iter().map(|micros| micros / 1_000_000))
+        .collect()
 }
 
 #[test]
@@ -108,7 +114,8 @@ fn seven_models_agree_with_the_expected_figures() {
         });
         let channel = names.iter().position(|name| name == fields[1]).unwrap();
         let (conversions, value) = credit[channel];
-        let off = |found: i128, expected: &str| (found as f64 / 1e12 - expected.parse::<f64>().unwrap()).abs();
+        let off =
+            |found: i128, expected: &str| (found as f64 / 1e12 - expected.parse::<f64>().unwrap()).abs();
         assert!(off(conversions, fields[2]) < 1e-6, "{line}: {conversions}");
         assert!(off(value, fields[3]) < 1e-4, "{line}: {value}");
         compared += 1;

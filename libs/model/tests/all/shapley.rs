@@ -69,7 +69,8 @@ fn ordered_tells_positions_apart() {
 #[test]
 fn the_number_of_channels_is_bounded() {
     let all: Vec<u32> = (0..EXACT_CHANNELS_MAX as u32).collect();
-    let values = exact(EXACT_CHANNELS_MAX, &[path(&all, 40, 0), path(&[19], 1, 0)], Worth::Conversions).unwrap();
+    let values =
+        exact(EXACT_CHANNELS_MAX, &[path(&all, 40, 0), path(&[19], 1, 0)], Worth::Conversions).unwrap();
     let mut expected = [2.0; EXACT_CHANNELS_MAX];
     expected[19] = 3.0;
     assert!(near(&values, &expected, 1e-9), "{values:?}");
