@@ -1,0 +1,98 @@
+//! The connection, the generation and the progress.
+
+use clickhouse::{Client, Compression, Row};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Progress};
+
+/// Where the warehouse is.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `http://host:port` of ClickHouse's HTTP interface.
+    pub url: String,
+    /// Empty: the server's default user.
+    pub user: String,
+    /// Empty: none.
+    pub password: String,
+    /// 1 to 64 of `[A-Za-z0-9_]`; made by [`Warehouse::migrate`] if it is not there.
+    pub database: String,
+}
+
+/// A warehouse. Clones share its connections.
+#[derive(Clone)]
+pub struct Warehouse {
+    pub(crate) client: Client,
+    pub(crate) database: String,
+}
+
+#[derive(Row, Serialize, Deserialize)]
+struct GenerationRow {
+    generation: u128,
+}
+
+#[derive(Row, Deserialize)]
+struct ProgressRow {
+    part: u32,
+    batch: u64,
+    to: u64,
+    time_micros: i64,
+}
+
+// === impl Warehouse ===
+
+impl Warehouse {
+    /// A warehouse at an address; nothing is sent yet.
+    pub fn connect(config: &Config) -> Result<Self, Error> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let name = &config.database;
+        if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
+            return Err(Error::Config("name the database with 1 to 64 of [A-Za-z0-9_]".into()));
+        }
+        let mut client = Client::default().with_url(&config.url).with_compression(Compression::None);
+        if !config.user.is_empty() {
+            client = client.with_user(&config.user);
+        }
+        if !config.password.is_empty() {
+            client = client.with_password(&config.password);
+        }
+        Ok(Self { client: client.with_database(name), database: name.clone() })
+    }
+
+    /// Whether the engine answers.
+    pub async fn ping(&self) -> Result<(), Error> {
+        Ok(self.client.query("SELECT 1").fetch_one::<u8>().await.map(|_| ())?)
+    }
+
+    /// The generation of the facts; `None`: none was set, or a reset was not finished.
+    pub async fn generation(&self) -> Result<Option<u128>, Error> {
+        let query = self.client.query("SELECT generation FROM meta");
+        let mut rows = query.fetch_all::<GenerationRow>().await?;
+        // Two rows come of two resets at once; neither may be trusted.
+        Ok(if rows.len() == 1 { rows.pop().map(|row| row.generation) } else { None })
+    }
+
+    /// Empties everything and starts a generation. After a failure [`Warehouse::generation`] says `None` or the old one.
+    pub async fn reset(&self, generation: u128) -> Result<(), Error> {
+        for table in ["meta", "progress", "touches", "conversions", "identities"] {
+            self.client.query(&format!("TRUNCATE TABLE {table} SYNC")).execute().await?;
+        }
+        let mut insert = self.client.insert::<GenerationRow>("meta").await?;
+        insert.write(&GenerationRow { generation }).await?;
+        Ok(insert.end().await?)
+    }
+
+    /// The last finished batch of every partition that has one, by partition.
+    pub async fn progress(&self) -> Result<Vec<Progress>, Error> {
+        let sql = "SELECT part, max(progress.batch) AS batch, argMax(progress.to, progress.batch) AS to, \
+             toUnixTimestamp64Micro(argMax(progress.time, progress.batch)) AS time_micros \
+             FROM progress GROUP BY part ORDER BY part";
+        let rows = self.client.query(sql).fetch_all::<ProgressRow>().await?;
+        let progress = |row: ProgressRow| Progress {
+            partition: row.part,
+            batch: row.batch,
+            to: row.to,
+            time_micros: row.time_micros,
+        };
+        Ok(rows.into_iter().map(progress).collect())
+    }
+}
