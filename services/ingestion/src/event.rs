@@ -1,0 +1,362 @@
+//! An event as it came in, borrowed, whichever protocol it came by; and why one is rejected.
+
+use std::{borrow::Cow, fmt};
+
+use prost::Message;
+use prost_types::value::Kind;
+use proto::events::{Event, EventType};
+
+/// The fields of an event. The first [`TEXTS`] are strings; the names are those of REST and of the messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Field {
+    /// The client's idempotency key.
+    EventId,
+    /// A device.
+    DeviceId,
+    /// A browser.
+    CookieId,
+    /// A user.
+    UserId,
+    /// The network's own id of the click.
+    ClickId,
+    /// The app or site.
+    AppId,
+    /// The platform.
+    Platform,
+    /// The channel.
+    Channel,
+    /// The partner.
+    Partner,
+    /// The campaign.
+    CampaignId,
+    /// The ad group.
+    AdGroupId,
+    /// The creative.
+    CreativeId,
+    /// The keyword.
+    Keyword,
+    /// The partner's publisher.
+    SubPublisher,
+    /// The country.
+    Country,
+    /// The conversion's name.
+    Conversion,
+    /// The conversion's value, a decimal number.
+    Value,
+    /// The value's currency.
+    Currency,
+    /// The client's address.
+    Ip,
+    /// The client's user agent.
+    UserAgent,
+    /// What happened.
+    EventType,
+    /// When.
+    Timestamp,
+    /// When the download began.
+    InstallBegin,
+    /// Anything else.
+    Properties,
+}
+
+/// How many of the fields are strings.
+pub const TEXTS: usize = 20;
+
+/// An event before any rule was applied to it. One is used for many events in a row, so that its allocations are.
+#[derive(Debug, Default)]
+pub struct EventRef<'a> {
+    /// The string fields by [`Field`]; of gRPC, where an empty string is an absent one, never empty.
+    pub texts: [Option<Cow<'a, str>>; TEXTS],
+    /// What happened.
+    pub event_type: Option<TypeRef<'a>>,
+    /// When.
+    pub timestamp: Option<TimeRef<'a>>,
+    /// When the download began.
+    pub install_begin: Option<TimeRef<'a>>,
+    /// Whether there are properties, be they empty.
+    pub has_properties: bool,
+    /// At most one more than may be, so that there are too many.
+    pub properties: Vec<(Cow<'a, str>, Scalar<'a>)>,
+    /// The bytes of the event as sent.
+    pub bytes: usize,
+}
+
+/// A type as sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TypeRef<'a> {
+    /// One of the five.
+    Known(EventType),
+    /// Another word (REST).
+    Word(Cow<'a, str>),
+    /// Another number (gRPC).
+    Number(i32),
+}
+
+/// A time as sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TimeRef<'a> {
+    /// A JSON number.
+    Number(&'a str),
+    /// A JSON string.
+    Text(Cow<'a, str>),
+    /// A message.
+    Message(prost_types::Timestamp),
+}
+
+/// The value of a property as sent.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Scalar<'a> {
+    /// A string.
+    Text(Cow<'a, str>),
+    /// A number; not finite if it fits no double.
+    Number(f64),
+    /// A boolean.
+    Bool(bool),
+    /// What may not be there, with its article.
+    Other(&'static str),
+}
+
+/// What kind of mistake an event was rejected for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// A required field is not there.
+    MissingField,
+    /// There is no such field, or not for this type of event.
+    UnknownField,
+    /// The value is of another form.
+    InvalidValue,
+    /// The string is too long.
+    TooLong,
+    /// The number or time is past a bound.
+    OutOfRange,
+    /// The event or its properties are too large.
+    TooLarge,
+}
+
+/// Why an event was rejected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// The kind of mistake.
+    pub code: Code,
+    /// The field; empty where it is the event as a whole.
+    pub field: Cow<'static, str>,
+    /// What is wrong, in words.
+    pub reason: Cow<'static, str>,
+}
+
+// === impl Field ===
+
+/// All fields in the order of the enum.
+const ALL: [(Field, &str); 24] = [
+    (Field::EventId, "event_id"),
+    (Field::DeviceId, "device_id"),
+    (Field::CookieId, "cookie_id"),
+    (Field::UserId, "user_id"),
+    (Field::ClickId, "click_id"),
+    (Field::AppId, "app_id"),
+    (Field::Platform, "platform"),
+    (Field::Channel, "channel"),
+    (Field::Partner, "partner"),
+    (Field::CampaignId, "campaign_id"),
+    (Field::AdGroupId, "ad_group_id"),
+    (Field::CreativeId, "creative_id"),
+    (Field::Keyword, "keyword"),
+    (Field::SubPublisher, "sub_publisher"),
+    (Field::Country, "country"),
+    (Field::Conversion, "conversion"),
+    (Field::Value, "value"),
+    (Field::Currency, "currency"),
+    (Field::Ip, "ip"),
+    (Field::UserAgent, "user_agent"),
+    (Field::EventType, "event_type"),
+    (Field::Timestamp, "timestamp"),
+    (Field::InstallBegin, "install_begin"),
+    (Field::Properties, "properties"),
+];
+
+impl Field {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        ALL[self as usize].1
+    }
+
+    /// The field of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        // The length tells most of them apart, which a walk over the table would not.
+        let of_length: &[Self] = match name.len() {
+            2 => &[Self::Ip],
+            5 => &[Self::Value],
+            6 => &[Self::AppId],
+            7 => &[Self::UserId, Self::Channel, Self::Country, Self::Partner, Self::Keyword],
+            8 => &[Self::EventId, Self::Currency, Self::ClickId, Self::Platform],
+            9 => &[Self::Timestamp, Self::DeviceId, Self::CookieId],
+            10 => &[Self::EventType, Self::UserAgent, Self::Conversion, Self::Properties],
+            11 => &[Self::CampaignId, Self::AdGroupId, Self::CreativeId],
+            13 => &[Self::SubPublisher, Self::InstallBegin],
+            _ => &[],
+        };
+        of_length.iter().copied().find(|field| field.name() == name)
+    }
+}
+
+// === impl EventRef ===
+
+impl<'a> EventRef<'a> {
+    /// Makes it the empty event.
+    pub fn clear(&mut self) {
+        self.texts.fill_with(|| None);
+        self.event_type = None;
+        self.timestamp = None;
+        self.install_begin = None;
+        self.has_properties = false;
+        self.properties.clear();
+        self.bytes = 0;
+    }
+
+    /// Makes it the event of a message. An empty string, an unspecified type and an absent message are absent fields.
+    pub fn read(&mut self, event: &'a Event) {
+        self.clear();
+        self.bytes = event.encoded_len();
+        for (field, text) in [
+            (Field::EventId, &event.event_id),
+            (Field::DeviceId, &event.device_id),
+            (Field::CookieId, &event.cookie_id),
+            (Field::UserId, &event.user_id),
+            (Field::ClickId, &event.click_id),
+            (Field::AppId, &event.app_id),
+            (Field::Platform, &event.platform),
+            (Field::Channel, &event.channel),
+            (Field::Partner, &event.partner),
+            (Field::CampaignId, &event.campaign_id),
+            (Field::AdGroupId, &event.ad_group_id),
+            (Field::CreativeId, &event.creative_id),
+            (Field::Keyword, &event.keyword),
+            (Field::SubPublisher, &event.sub_publisher),
+            (Field::Country, &event.country),
+            (Field::Conversion, &event.conversion),
+            (Field::Value, &event.value),
+            (Field::Currency, &event.currency),
+            (Field::Ip, &event.ip),
+            (Field::UserAgent, &event.user_agent),
+        ] {
+            if !text.is_empty() {
+                self.texts[field as usize] = Some(Cow::Borrowed(text));
+            }
+        }
+        self.event_type = match EventType::try_from(event.event_type) {
+            Ok(EventType::Unspecified) => None,
+            Ok(known) => Some(TypeRef::Known(known)),
+            Err(_) => Some(TypeRef::Number(event.event_type)),
+        };
+        self.timestamp = event.timestamp.map(TimeRef::Message);
+        self.install_begin = event.install_begin.map(TimeRef::Message);
+        if let Some(properties) = &event.properties {
+            self.has_properties = true;
+            let most = crate::validate::PROPERTIES_KEYS_MAX + 1;
+            for (key, value) in properties.fields.iter().take(most) {
+                self.properties.push((Cow::Borrowed(key), scalar(value)));
+            }
+        }
+    }
+
+    /// A string field, if it is there.
+    pub fn text(&self, field: Field) -> Option<&str> {
+        self.texts[field as usize].as_deref()
+    }
+
+    /// Whether a field is there.
+    pub fn has(&self, field: Field) -> bool {
+        match field {
+            Field::EventType => self.event_type.is_some(),
+            Field::Timestamp => self.timestamp.is_some(),
+            Field::InstallBegin => self.install_begin.is_some(),
+            Field::Properties => self.has_properties,
+            text => self.texts[text as usize].is_some(),
+        }
+    }
+}
+
+fn scalar(value: &prost_types::Value) -> Scalar<'_> {
+    match &value.kind {
+        Some(Kind::StringValue(text)) => Scalar::Text(Cow::Borrowed(text)),
+        Some(Kind::NumberValue(number)) => Scalar::Number(*number),
+        Some(Kind::BoolValue(value)) => Scalar::Bool(*value),
+        Some(Kind::StructValue(_)) => Scalar::Other("an object"),
+        Some(Kind::ListValue(_)) => Scalar::Other("an array"),
+        Some(Kind::NullValue(_)) | None => Scalar::Other("null"),
+    }
+}
+
+// === impl Rejection ===
+
+impl Code {
+    /// Its name in answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MissingField => "missing_field",
+            Self::UnknownField => "unknown_field",
+            Self::InvalidValue => "invalid_value",
+            Self::TooLong => "too_long",
+            Self::OutOfRange => "out_of_range",
+            Self::TooLarge => "too_large",
+        }
+    }
+}
+
+impl Rejection {
+    /// For a field.
+    pub fn of(code: Code, field: Field, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, field: Cow::Borrowed(field.name()), reason: reason.into() }
+    }
+
+    /// For the event as a whole.
+    pub fn whole(code: Code, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, field: Cow::Borrowed(""), reason: reason.into() }
+    }
+
+    /// For a field whose value is of another form: says what it should be, and shows it.
+    pub fn invalid(field: Field, not: &str, value: impl AsRef<str>) -> Self {
+        Self::of(Code::InvalidValue, field, format!("not {not}: {}", Shown(value.as_ref())))
+    }
+}
+
+/// A client's text in a message: quoted, with control characters escaped, and cut.
+pub(crate) struct Shown<'a>(pub(crate) &'a str);
+
+/// The characters that are shown of a client's text.
+const SHOWN_CHARS_MAX: usize = 64;
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.char_indices().nth(SHOWN_CHARS_MAX) {
+            None => write!(f, "{:?}", self.0),
+            Some((end, _)) => write!(f, "{:?}…", &self.0[..end]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_is_found_by_its_name_and_no_other() {
+        for (index, (field, name)) in ALL.into_iter().enumerate() {
+            assert_eq!(field as usize, index);
+            assert_eq!(Field::named(name), Some(field));
+            assert_eq!(Field::named(&name.to_uppercase()), None);
+            assert_eq!(Field::named(&format!("{name} ")), None);
+        }
+        assert_eq!(ALL.iter().filter(|(field, _)| (*field as usize) < TEXTS).count(), TEXTS);
+        assert_eq!(Field::named(""), None);
+    }
+
+    #[test]
+    fn a_shown_text_is_cut_between_characters() {
+        assert_eq!(Shown("EURO").to_string(), "\"EURO\"");
+        assert_eq!(Shown("a\"\n").to_string(), "\"a\\\"\\n\"");
+        assert_eq!(Shown(&"é".repeat(64)).to_string(), format!("\"{}\"", "é".repeat(64)));
+        assert_eq!(Shown(&"é".repeat(65)).to_string(), format!("\"{}\"…", "é".repeat(64)));
+    }
+}
