@@ -105,21 +105,12 @@ fn host(
     // Held to the end: the engine stops with its last session.
     let anchor = engine.connect().map_err(failed)?;
     let version = version(&anchor).map_err(failed)?;
-    let credentials = Credentials {
-        user: start.user,
-        password: start.password,
-    };
-    let server = Arc::new(Server::new(
-        Arc::clone(&engine),
-        credentials,
-        version.clone(),
-        start.limits,
-    ));
+    let credentials = Credentials { user: start.user, password: start.password };
+    let server = Arc::new(Server::new(Arc::clone(&engine), credentials, version.clone(), start.limits));
     let drained = runtime.block_on(async {
-        let mut terminate =
-            signal(SignalKind::terminate()).map_err(|error| failed(error.to_string()))?;
-        let listener = tokio::net::TcpListener::from_std(listener)
-            .map_err(|error| failed(error.to_string()))?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(|error| failed(error.to_string()))?;
+        let listener =
+            tokio::net::TcpListener::from_std(listener).map_err(|error| failed(error.to_string()))?;
         send(control, &Report::Ready { version }).map_err(|error| failed(error.to_string()))?;
         let (stopped, stop) = tokio::sync::watch::channel(false);
         let parent = parent_gone(lines);

@@ -31,8 +31,12 @@ pub(crate) struct Start {
 /// The child's only line.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
-    Ready { version: String },
+    Ready {
+        version: String,
+    },
     /// Another process has the data path.
     Locked,
-    Failed { reason: String },
+    Failed {
+        reason: String,
+    },
 }

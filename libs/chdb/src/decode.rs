@@ -57,30 +57,16 @@ pub(crate) fn reader(
     compressed_blocks: bool,
     bytes_max: u64,
 ) -> io::Result<Box<dyn Read>> {
-    let raw = PieceReader {
-        pieces,
-        current: Bytes::new(),
-        ended: false,
-    };
+    let raw = PieceReader { pieces, current: Bytes::new(), ended: false };
     let plain: Box<dyn Read> = match encoding {
         Encoding::Identity => Box::new(raw),
         Encoding::Gzip => Box::new(flate2::read::MultiGzDecoder::new(raw)),
         Encoding::Deflate => Box::new(flate2::read::ZlibDecoder::new(raw)),
         Encoding::Zstd => Box::new(zstd::stream::read::Decoder::new(raw)?),
     };
-    let blocks: Box<dyn Read> = if compressed_blocks {
-        Box::new(BlockReader {
-            inner: plain,
-            block: Bytes::new(),
-        })
-    } else {
-        plain
-    };
-    Ok(Box::new(Bounded {
-        inner: blocks,
-        left: bytes_max,
-        bytes_max,
-    }))
+    let blocks: Box<dyn Read> =
+        if compressed_blocks { Box::new(BlockReader { inner: plain, block: Bytes::new() }) } else { plain };
+    Ok(Box::new(Bounded { inner: blocks, left: bytes_max, bytes_max }))
 }
 
 /// Reads until `buffer` is full or the input ends; gives the number of bytes read.
@@ -141,10 +127,7 @@ impl Read for Bounded {
             }
             None => Err(Exception::new(
                 code::TOO_MANY_BYTES,
-                format_args!(
-                    "the request body is larger than {} bytes, send it in parts",
-                    self.bytes_max
-                ),
+                format_args!("the request body is larger than {} bytes, send it in parts", self.bytes_max),
             )
             .into()),
         }
@@ -184,9 +167,7 @@ fn read_block(input: &mut dyn Read) -> io::Result<Option<Bytes>> {
     let method = header.get_u8();
     let packed_bytes = header.get_u32_le() as usize;
     let plain_bytes = header.get_u32_le() as usize;
-    if !(FRAME_HEADER_BYTES..=FRAME_BYTES_MAX).contains(&packed_bytes)
-        || plain_bytes > FRAME_BYTES_MAX
-    {
+    if !(FRAME_HEADER_BYTES..=FRAME_BYTES_MAX).contains(&packed_bytes) || plain_bytes > FRAME_BYTES_MAX {
         return Err(cannot(format_args!(
             "a compressed block of {packed_bytes} bytes, {plain_bytes} decompressed, is out of bounds (at most {FRAME_BYTES_MAX})"
         )));
@@ -228,11 +209,7 @@ fn read_block(input: &mut dyn Read) -> io::Result<Option<Bytes>> {
 }
 
 fn cut_short() -> io::Error {
-    Exception::new(
-        code::CANNOT_READ_ALL_DATA,
-        "the body ends within a compressed block",
-    )
-    .into()
+    Exception::new(code::CANNOT_READ_ALL_DATA, "the body ends within a compressed block").into()
 }
 
 fn cannot(message: std::fmt::Arguments<'_>) -> io::Error {
@@ -244,7 +221,12 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn read_all(pieces: Vec<Piece>, encoding: Encoding, blocks: bool, max: u64) -> Result<Vec<u8>, Exception> {
+    fn read_all(
+        pieces: Vec<Piece>,
+        encoding: Encoding,
+        blocks: bool,
+        max: u64,
+    ) -> Result<Vec<u8>, Exception> {
         let (sender, receiver) = mpsc::channel(64);
         for piece in pieces {
             sender.try_send(piece).ok().unwrap();
@@ -297,9 +279,29 @@ mod tests {
         assert_eq!(read_all(whole(packed), Encoding::Gzip, false, 100).unwrap(), plain);
         let packed = zstd::encode_all(&plain[..], 1).unwrap();
         assert_eq!(read_all(whole(packed.clone()), Encoding::Zstd, false, 100).unwrap(), plain);
-        assert_eq!(read_all(whole(packed), Encoding::Zstd, false, 20).unwrap_err().code, code::TOO_MANY_BYTES);
+        assert_eq!(
+            read_all(whole(packed), Encoding::Zstd, false, 20).unwrap_err().code,
+            code::TOO_MANY_BYTES
+        );
         let refused = Encoding::parse("br").unwrap_err();
         assert!(refused.to_string().contains("'br'") && refused.status().as_u16() == 501);
+    }
+
+    #[test]
+    fn a_block_that_claims_more_than_the_bound_is_refused() {
+        let claim = |packed: usize, plain: usize| {
+            let mut body = vec![0; CHECKSUM_BYTES];
+            body.push(0x82);
+            body.extend((packed as u32).to_le_bytes());
+            body.extend((plain as u32).to_le_bytes());
+            body.push(0);
+            read_all(whole(body), Encoding::Identity, true, 1000).unwrap_err().code
+        };
+        assert_eq!(claim(10, FRAME_BYTES_MAX), code::CHECKSUM_DOESNT_MATCH);
+        assert_eq!(claim(10, FRAME_BYTES_MAX + 1), code::CANNOT_DECOMPRESS);
+        assert_eq!(claim(FRAME_BYTES_MAX, 1), code::CANNOT_READ_ALL_DATA);
+        assert_eq!(claim(FRAME_BYTES_MAX + 1, 1), code::CANNOT_DECOMPRESS);
+        assert_eq!(claim(8, 1), code::CANNOT_DECOMPRESS);
     }
 
     #[test]

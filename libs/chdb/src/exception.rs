@@ -49,21 +49,16 @@ impl Exception {
     pub(crate) fn from_io(error: std::io::Error) -> Self {
         match error.downcast::<Self>() {
             Ok(exception) => exception,
-            Err(error) => Self::new(
-                code::CANNOT_DECOMPRESS,
-                format_args!("cannot decode the request body: {error}"),
-            ),
+            Err(error) => {
+                Self::new(code::CANNOT_DECOMPRESS, format_args!("cannot decode the request body: {error}"))
+            }
         }
     }
 
     /// The text with the engine's version, as a ClickHouse server ends it.
     pub(crate) fn text(&self, version: &str) -> String {
         let text = self.text.trim_end();
-        if text.contains("(version ") {
-            format!("{text}\n")
-        } else {
-            format!("{text} (version {version})\n")
-        }
+        if text.contains("(version ") { format!("{text}\n") } else { format!("{text} (version {version})\n") }
     }
 
     /// The HTTP status a ClickHouse server answers with for this code.
@@ -71,8 +66,8 @@ impl Exception {
         match self.code {
             194 => StatusCode::UNAUTHORIZED,
             192 | 193 | 497 | 512 | 516 => StatusCode::FORBIDDEN,
-            6 | 8 | 10 | 15 | 25 | 26 | 27 | 36 | 38 | 41 | 44 | 53 | 62 | 69 | 72 | 117 | 167
-            | 168 | 235 | 376 | 427 | 675 | 676 => StatusCode::BAD_REQUEST,
+            6 | 8 | 10 | 15 | 25 | 26 | 27 | 36 | 38 | 41 | 44 | 53 | 62 | 69 | 72 | 117 | 167 | 168
+            | 235 | 376 | 427 | 675 | 676 => StatusCode::BAD_REQUEST,
             46 | 47 | 50 | 56 | 60 | 63 | 73 | 78 | 81 | 115 | 336 | 511 => StatusCode::NOT_FOUND,
             159 => StatusCode::REQUEST_TIMEOUT,
             code::QUERY_IS_TOO_LARGE | code::TOO_MANY_BYTES => StatusCode::PAYLOAD_TOO_LARGE,

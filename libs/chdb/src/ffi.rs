@@ -124,8 +124,8 @@ impl Engine {
         std::mem::forget(library);
         let mut argument = OsString::from("--path=");
         argument.push(data);
-        let path_argument = CString::new(argument.as_bytes())
-            .map_err(|_| "the data path contains a zero byte".to_owned())?;
+        let path_argument =
+            CString::new(argument.as_bytes()).map_err(|_| "the data path contains a zero byte".to_owned())?;
         // SAFETY: called before the first connect, with a plain integer.
         unsafe { (api.signal_handlers)(0) };
         Ok(Self { api, path_argument })
@@ -133,20 +133,13 @@ impl Engine {
 
     /// Opens a session. The first one of the process starts the engine on the data path.
     pub(crate) fn connect(&self) -> Result<Connection<'_>, String> {
-        let mut arguments = [
-            c"chdb".as_ptr().cast_mut(),
-            self.path_argument.as_ptr().cast_mut(),
-        ];
+        let mut arguments = [c"chdb".as_ptr().cast_mut(), self.path_argument.as_ptr().cast_mut()];
         // SAFETY: two zero-terminated strings that live through the call; the library copies them
         // and does not write to them.
         let connection = unsafe { (self.api.connect)(2, arguments.as_mut_ptr()) };
         let connection = NonNull::new(connection)
             .ok_or_else(|| "the engine could not be started on the data path".to_owned())?;
-        Ok(Connection {
-            api: &self.api,
-            connection,
-            not_send: PhantomData,
-        })
+        Ok(Connection { api: &self.api, connection, not_send: PhantomData })
     }
 }
 
@@ -163,13 +156,7 @@ impl Connection<'_> {
         // SAFETY: an open connection; both buffers are passed with their lengths and are only
         // read during the call.
         let result = unsafe {
-            (self.api.query)(
-                self.handle(),
-                sql.as_ptr(),
-                sql.len(),
-                format.as_ptr(),
-                format.len(),
-            )
+            (self.api.query)(self.handle(), sql.as_ptr(), sql.len(), format.as_ptr(), format.len())
         };
         Output::new(self.api, result)
     }
@@ -178,13 +165,7 @@ impl Connection<'_> {
     pub(crate) fn stream(&self, sql: &[u8], format: &str) -> Result<QueryStream<'_>, String> {
         // SAFETY: as in `query`.
         let handle = unsafe {
-            (self.api.stream)(
-                self.handle(),
-                sql.as_ptr(),
-                sql.len(),
-                format.as_ptr(),
-                format.len(),
-            )
+            (self.api.stream)(self.handle(), sql.as_ptr(), sql.len(), format.as_ptr(), format.len())
         };
         if handle.is_null() {
             return Err("the engine gave no result".to_owned());
@@ -195,33 +176,19 @@ impl Connection<'_> {
             unsafe { (self.api.destroy)(handle) };
             return Err(error);
         }
-        Ok(QueryStream {
-            connection: self,
-            handle,
-            finished: false,
-        })
+        Ok(QueryStream { connection: self, handle, finished: false })
     }
 
     /// Opens an insert. `sql` is the `INSERT` without a `FORMAT` clause and without data.
     pub(crate) fn insert(&self, sql: &[u8], format: &str) -> Result<InsertStream<'_>, String> {
         // SAFETY: as in `query`.
         let handle = unsafe {
-            (self.api.insert)(
-                self.handle(),
-                sql.as_ptr(),
-                sql.len(),
-                format.as_ptr(),
-                format.len(),
-            )
+            (self.api.insert)(self.handle(), sql.as_ptr(), sql.len(), format.as_ptr(), format.len())
         };
         if handle.is_null() {
             return Err("the engine gave no insert stream".to_owned());
         }
-        let mut stream = InsertStream {
-            api: self.api,
-            handle,
-            finished: false,
-        };
+        let mut stream = InsertStream { api: self.api, handle, finished: false };
         match stream.error() {
             None => Ok(stream),
             Some(error) => {
@@ -292,9 +259,7 @@ impl InsertStream<'_> {
         // the bytes during the call.
         match unsafe { (self.api.insert_append)(self.handle, data.as_ptr(), data.len()) } {
             0 => Ok(()),
-            _ => Err(self
-                .error()
-                .unwrap_or_else(|| "the engine took no more data".to_owned())),
+            _ => Err(self.error().unwrap_or_else(|| "the engine took no more data".to_owned())),
         }
     }
 
@@ -326,8 +291,7 @@ impl Drop for InsertStream<'_> {
 
 impl<'c> Output<'c> {
     fn new(api: &'c Api, result: Res) -> Result<Self, String> {
-        let result =
-            NonNull::new(result).ok_or_else(|| "the engine gave no result".to_owned())?;
+        let result = NonNull::new(result).ok_or_else(|| "the engine gave no result".to_owned())?;
         let output = Self { api, result };
         // SAFETY: a live result; the text belongs to it and is copied at once.
         match unsafe { text((api.result_error)(output.result.as_ptr())) } {
@@ -339,12 +303,8 @@ impl<'c> Output<'c> {
     pub(crate) fn bytes(&self) -> &[u8] {
         let result = self.result.as_ptr();
         // SAFETY: a live result.
-        let (buffer, length) = unsafe {
-            (
-                (self.api.result_buffer)(result),
-                (self.api.result_length)(result),
-            )
-        };
+        let (buffer, length) =
+            unsafe { ((self.api.result_buffer)(result), (self.api.result_length)(result)) };
         if buffer.is_null() || length == 0 {
             return &[];
         }

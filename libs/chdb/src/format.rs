@@ -14,9 +14,9 @@ pub(crate) enum Joining {
 /// How chunks of `format` join.
 pub(crate) fn joining(format: &str) -> Joining {
     match format.to_ascii_lowercase().as_str() {
-        "rowbinary" | "native" | "tabseparated" | "tsv" | "tabseparatedraw" | "tsvraw" | "raw"
-        | "csv" | "jsoneachrow" | "jsonlines" | "ndjson" | "jsonstringseachrow"
-        | "jsoncompacteachrow" | "msgpack" => Joining::Plain,
+        "rowbinary" | "native" | "tabseparated" | "tsv" | "tabseparatedraw" | "tsvraw" | "raw" | "csv"
+        | "jsoneachrow" | "jsonlines" | "ndjson" | "jsonstringseachrow" | "jsoncompacteachrow"
+        | "msgpack" => Joining::Plain,
         "rowbinarywithnamesandtypes" => Joining::BinaryHeader,
         _ => Joining::Never,
     }

@@ -55,9 +55,7 @@ impl Request {
             read_only,
             database: header("x-clickhouse-database").map(str::to_owned),
             default_format: header("x-clickhouse-format").map(str::to_owned),
-            encoding: header(CONTENT_ENCODING.as_str())
-                .map(Encoding::parse)
-                .transpose()?,
+            encoding: header(CONTENT_ENCODING.as_str()).map(Encoding::parse).transpose()?,
             boundary: header(CONTENT_TYPE.as_str()).and_then(boundary),
             ..Self::default()
         };
@@ -78,8 +76,12 @@ impl Request {
             "wait_end_of_query" => self.wait_end = flag(&name, &value)?,
             "compress" if !flag(&name, &value)? => {}
             "client_protocol_version" if value == "0" => {}
-            "compress" | "client_protocol_version" | "session_id" | "session_timeout"
-            | "session_check" | "role" => {
+            "compress"
+            | "client_protocol_version"
+            | "session_id"
+            | "session_timeout"
+            | "session_check"
+            | "role" => {
                 return Err(Exception::new(
                     code::NOT_IMPLEMENTED,
                     format_args!("the parameter '{name}' is not supported, leave it out"),
@@ -91,10 +93,7 @@ impl Request {
                 self.settings.insert(name, value);
             }
             _ => {
-                return Err(Exception::new(
-                    code::UNKNOWN_SETTING,
-                    format_args!("Unknown setting '{name}'"),
-                ));
+                return Err(Exception::new(code::UNKNOWN_SETTING, format_args!("Unknown setting '{name}'")));
             }
         }
         Ok(())
@@ -115,13 +114,10 @@ impl Credentials {
     /// Accepts ClickHouse's headers, basic authentication and URL parameters.
     pub(crate) fn check(&self, url_query: &str, headers: &HeaderMap) -> Result<(), Exception> {
         let Some((user, password)) = given(url_query, headers)? else {
-            return Err(Exception::new(
-                code::REQUIRED_PASSWORD,
-                "a user and a password are required",
-            ));
+            return Err(Exception::new(code::REQUIRED_PASSWORD, "a user and a password are required"));
         };
-        let same = user.as_bytes().ct_eq(self.user.as_bytes())
-            & password.as_bytes().ct_eq(self.password.as_bytes());
+        let same =
+            user.as_bytes().ct_eq(self.user.as_bytes()) & password.as_bytes().ct_eq(self.password.as_bytes());
         if bool::from(same) {
             Ok(())
         } else {
@@ -134,12 +130,7 @@ impl Credentials {
 }
 
 fn given(url_query: &str, headers: &HeaderMap) -> Result<Option<(String, String)>, Exception> {
-    let text = |name: &str| {
-        headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .map(str::to_owned)
-    };
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let (user, key) = (text("x-clickhouse-user"), text("x-clickhouse-key"));
     if user.is_some() || key.is_some() {
         return Ok(Some((user.unwrap_or_default(), key.unwrap_or_default())));
@@ -148,11 +139,7 @@ fn given(url_query: &str, headers: &HeaderMap) -> Result<Option<(String, String)
         let decoded = authorization
             .split_once(' ')
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
-            .and_then(|(_, packed)| {
-                base64::engine::general_purpose::STANDARD
-                    .decode(packed.trim())
-                    .ok()
-            })
+            .and_then(|(_, packed)| base64::engine::general_purpose::STANDARD.decode(packed.trim()).ok())
             .and_then(|bytes| String::from_utf8(bytes).ok());
         return Ok(decoded.map(|pair| match pair.split_once(':') {
             Some((user, password)) => (user.to_owned(), password.to_owned()),
@@ -167,19 +154,14 @@ fn given(url_query: &str, headers: &HeaderMap) -> Result<Option<(String, String)
             _ => {}
         }
     }
-    Ok(user
-        .or_else(|| password.is_some().then(String::new))
-        .map(|user| (user, password.unwrap_or_default())))
+    Ok(user.or_else(|| password.is_some().then(String::new)).map(|user| (user, password.unwrap_or_default())))
 }
 
 fn flag(name: &str, value: &str) -> Result<bool, Exception> {
     match value {
         "0" | "false" => Ok(false),
         "1" | "true" => Ok(true),
-        _ => Err(Exception::new(
-            code::BAD_ARGUMENTS,
-            format_args!("the parameter '{name}' is 0 or 1"),
-        )),
+        _ => Err(Exception::new(code::BAD_ARGUMENTS, format_args!("the parameter '{name}' is 0 or 1"))),
     }
 }
 
@@ -215,10 +197,7 @@ fn decoded(text: &str) -> Result<String, Exception> {
 }
 
 fn bad_url() -> Exception {
-    Exception::new(
-        code::BAD_ARGUMENTS,
-        "the URL is not percent-encoded UTF-8",
-    )
+    Exception::new(code::BAD_ARGUMENTS, "the URL is not percent-encoded UTF-8")
 }
 
 fn boundary(content_type: &str) -> Option<String> {
@@ -228,8 +207,7 @@ fn boundary(content_type: &str) -> Option<String> {
     }
     parameters.split(';').find_map(|parameter| {
         let (name, value) = parameter.trim().split_once('=')?;
-        name.eq_ignore_ascii_case("boundary")
-            .then(|| value.trim_matches('"').to_owned())
+        name.eq_ignore_ascii_case("boundary").then(|| value.trim_matches('"').to_owned())
     })
 }
 
@@ -245,10 +223,7 @@ fn fields(boundary: &str, body: &[u8]) -> Result<Vec<(String, String)>, Exceptio
         if part.starts_with("--") {
             return Ok(fields);
         }
-        let part = part
-            .strip_prefix("\r\n")
-            .and_then(|part| part.strip_suffix("\r\n"))
-            .ok_or_else(bad)?;
+        let part = part.strip_prefix("\r\n").and_then(|part| part.strip_suffix("\r\n")).ok_or_else(bad)?;
         let (head, value) = part.split_once("\r\n\r\n").ok_or_else(bad)?;
         if head.to_ascii_lowercase().contains("filename=") {
             return Err(Exception::new(
@@ -256,11 +231,7 @@ fn fields(boundary: &str, body: &[u8]) -> Result<Vec<(String, String)>, Exceptio
                 "external tables are not supported, insert into a table first",
             ));
         }
-        let name = head
-            .split_once("name=\"")
-            .and_then(|(_, rest)| rest.split_once('"'))
-            .ok_or_else(bad)?
-            .0;
+        let name = head.split_once("name=\"").and_then(|(_, rest)| rest.split_once('"')).ok_or_else(bad)?.0;
         if fields.len() == FIELDS_MAX {
             return Err(bad());
         }
@@ -280,7 +251,9 @@ mod tests {
 
     #[test]
     fn parameters_go_where_they_belong() {
-        let request = read("query=SELECT+%27%C3%A4%26%27&database=d&max_threads=2&query_id=q&param_x=1&decompress=1").unwrap();
+        let request =
+            read("query=SELECT+%27%C3%A4%26%27&database=d&max_threads=2&query_id=q&param_x=1&decompress=1")
+                .unwrap();
         assert_eq!(request.query, "SELECT 'ä&'");
         assert_eq!((request.database.as_deref(), request.query_id.as_str()), (Some("d"), "q"));
         assert!(request.compressed_blocks);
@@ -292,7 +265,10 @@ mod tests {
     fn what_is_not_supported_is_refused_by_name() {
         for name in ["compress=1", "session_id=a", "role=r", "client_protocol_version=54"] {
             let error = read(name).unwrap_err();
-            assert!(error.code == code::NOT_IMPLEMENTED && error.to_string().contains(name.split('=').next().unwrap()));
+            assert!(
+                error.code == code::NOT_IMPLEMENTED
+                    && error.to_string().contains(name.split('=').next().unwrap())
+            );
         }
         assert_eq!(read("a%20b=1").unwrap_err().code, code::UNKNOWN_SETTING);
         assert_eq!(read("a=%zz").unwrap_err().code, code::BAD_ARGUMENTS);
@@ -303,10 +279,18 @@ mod tests {
     #[test]
     fn forms_are_read_and_damaged_ones_refused() {
         let body = "--b\r\nContent-Disposition: form-data; name=\"query\"\r\n\r\nSELECT\r\n\r\n1\r\n--b\r\nContent-Disposition: form-data; name=\"param_a\"\r\n\r\n\r\n--b--\r\n";
-        let expected = [("query".to_owned(), "SELECT\r\n\r\n1".to_owned()), ("param_a".to_owned(), String::new())];
+        let expected =
+            [("query".to_owned(), "SELECT\r\n\r\n1".to_owned()), ("param_a".to_owned(), String::new())];
         assert_eq!(fields("b", body.as_bytes()).unwrap(), expected);
         assert!(fields("b", &body.as_bytes()[..body.len() - 6]).is_err());
-        assert!(fields("b", body.replace("name=\"query\"", "name=\"t\"; filename=\"f\"").as_bytes()).is_err());
+        assert!(
+            fields("b", body.replace("name=\"query\"", "name=\"t\"; filename=\"f\"").as_bytes()).is_err()
+        );
+        let many = |count: usize| {
+            "--b\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n".repeat(count) + "--b--\r\n"
+        };
+        assert_eq!(fields("b", many(FIELDS_MAX).as_bytes()).unwrap().len(), FIELDS_MAX);
+        assert!(fields("b", many(FIELDS_MAX + 1).as_bytes()).is_err());
         assert_eq!(boundary("multipart/form-data; boundary=\"x y\"").as_deref(), Some("x y"));
     }
 
@@ -322,7 +306,11 @@ mod tests {
         assert!(credentials.check("", &with("authorization", &basic("u:secret"))).is_ok());
         assert!(credentials.check("user=u&password=secret", &HeaderMap::new()).is_ok());
         for wrong in ["u:", "u:secre", "u:secret2", ":secret", "v:secret", "u"] {
-            assert_eq!(credentials.check("", &with("authorization", &basic(wrong))).unwrap_err().code, 516, "{wrong}");
+            assert_eq!(
+                credentials.check("", &with("authorization", &basic(wrong))).unwrap_err().code,
+                516,
+                "{wrong}"
+            );
         }
         assert_eq!(credentials.check("", &with("x-clickhouse-key", "secret")).unwrap_err().code, 516);
         assert_eq!(credentials.check("", &HeaderMap::new()).unwrap_err().status().as_u16(), 401);

@@ -102,11 +102,7 @@ fn try_run(
         }
         Statement::Select { format } => {
             let format = format.as_deref().unwrap_or(default_format);
-            let joining = if streams(request, &job.sql) {
-                format::joining(format)
-            } else {
-                Joining::Never
-            };
+            let joining = if streams(request, &job.sql) { format::joining(format) } else { Joining::Never };
             if joining == Joining::Never {
                 prepare(&connection, request, Some(bounds.result_bytes_max))?;
                 query_whole(&connection, &job.sql, default_format, format, answer)?;
@@ -126,9 +122,7 @@ fn try_run(
 
 /// Finds the statement: in the URL, in the body, or begun in the one and ended in the other.
 fn job(query: &str, mut body: Box<dyn Read>) -> Result<Job<'_>, Exception> {
-    let complete = (!query.trim().is_empty())
-        .then(|| sql::classify(query.as_bytes()))
-        .transpose()?;
+    let complete = (!query.trim().is_empty()).then(|| sql::classify(query.as_bytes())).transpose()?;
     if let Some(statement @ Statement::Insert { data, .. }) = complete {
         let inline = query.as_bytes()[data..].to_vec();
         return Ok(Job {
@@ -149,26 +143,16 @@ fn job(query: &str, mut body: Box<dyn Read>) -> Result<Job<'_>, Exception> {
     match statement {
         Statement::Insert { head, data, .. } if head <= QUERY_BYTES_MAX => {
             let inline = text.split_off(data);
-            Ok(Job {
-                sql: Cow::Owned(text),
-                statement,
-                data: Box::new(Cursor::new(inline).chain(body)),
-            })
+            Ok(Job { sql: Cow::Owned(text), statement, data: Box::new(Cursor::new(inline).chain(body)) })
         }
-        _ if read <= QUERY_BYTES_MAX => Ok(Job {
-            sql: Cow::Owned(text),
-            statement,
-            data: body,
-        }),
+        _ if read <= QUERY_BYTES_MAX => Ok(Job { sql: Cow::Owned(text), statement, data: body }),
         _ => Err(too_large()),
     }
 }
 
 fn read_text(body: &mut dyn Read, bytes_max: usize) -> Result<Vec<u8>, Exception> {
     let mut text = Vec::new();
-    body.take(bytes_max as u64 + 1)
-        .read_to_end(&mut text)
-        .map_err(Exception::from_io)?;
+    body.take(bytes_max as u64 + 1).read_to_end(&mut text).map_err(Exception::from_io)?;
     if text.len() > bytes_max {
         return Err(too_large());
     }
@@ -224,10 +208,7 @@ fn prepare(
 }
 
 fn execute(connection: &Connection<'_>, statement: &str) -> Result<(), Exception> {
-    connection
-        .query(statement.as_bytes(), "Null")
-        .map(drop)
-        .map_err(Exception::from_engine)
+    connection.query(statement.as_bytes(), "Null").map(drop).map_err(Exception::from_engine)
 }
 
 /// Whether nothing in the request changes how rows of a chunk are framed.
@@ -244,9 +225,7 @@ fn insert(
     format: &str,
     mut data: Box<dyn Read>,
 ) -> Result<Counts, Exception> {
-    let mut stream = connection
-        .insert(sql, format)
-        .map_err(Exception::from_engine)?;
+    let mut stream = connection.insert(sql, format).map_err(Exception::from_engine)?;
     let mut buffer = vec![0; APPEND_BYTES];
     loop {
         // An error here drops the stream, which cancels the insert.
@@ -271,9 +250,7 @@ fn query_whole(
     format: &str,
     answer: &mut Option<Answer>,
 ) -> Result<(), Exception> {
-    let output = connection
-        .query(sql, default_format)
-        .map_err(Exception::from_engine)?;
+    let output = connection.query(sql, default_format).map_err(Exception::from_engine)?;
     let (counts, bytes) = (output.counts(), Bytes::copy_from_slice(output.bytes()));
     send_whole(answer, counts, format, bytes);
     Ok(())
@@ -281,10 +258,7 @@ fn query_whole(
 
 fn send_whole(answer: &mut Option<Answer>, counts: Counts, format: &str, bytes: Bytes) {
     if let Some(Answer { head, chunks }) = answer.take() {
-        let known = Head {
-            counts,
-            format: format.to_owned(),
-        };
+        let known = Head { counts, format: format.to_owned() };
         if head.send(Ok(known)).is_ok() && !bytes.is_empty() {
             // The client may have gone meanwhile; the result has no other taker.
             let _ = chunks.blocking_send(Ok(bytes));
@@ -312,18 +286,13 @@ fn select(
     let counts = first.as_ref().map(Output::counts).unwrap_or_default();
     let first = first.map(|output| Bytes::copy_from_slice(output.bytes()));
     let header_bytes = match (joining, &first) {
-        (Joining::BinaryHeader, Some(chunk)) => {
-            format::binary_header_bytes(chunk).unwrap_or_default()
-        }
+        (Joining::BinaryHeader, Some(chunk)) => format::binary_header_bytes(chunk).unwrap_or_default(),
         _ => 0,
     };
     let Some(Answer { head, chunks }) = answer.take() else {
         return Ok(());
     };
-    let known = Head {
-        counts,
-        format: format.to_owned(),
-    };
+    let known = Head { counts, format: format.to_owned() };
     if head.send(Ok(known)).is_err() {
         return Ok(());
     }
@@ -334,8 +303,9 @@ fn select(
             return Ok(());
         }
         next = match stream.next() {
-            Ok(output) => output
-                .map(|output| Bytes::copy_from_slice(&output.bytes()[header_bytes.min(output.bytes().len())..])),
+            Ok(output) => output.map(|output| {
+                Bytes::copy_from_slice(&output.bytes()[header_bytes.min(output.bytes().len())..])
+            }),
             Err(error) => {
                 let _ = chunks.blocking_send(Err(Exception::from_engine(error)));
                 return Ok(());

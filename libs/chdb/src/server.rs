@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Method, Request as HttpRequest, Response, StatusCode};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Frame, Incoming};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -86,7 +86,9 @@ enum Source {
     Whole(Option<Bytes>),
     Chunks(mpsc::Receiver<Result<Bytes, Exception>>),
     /// The exception was written and must reach the wire before the connection is cut.
-    Broken { flushed: bool },
+    Broken {
+        flushed: bool,
+    },
 }
 
 // === impl Server ===
@@ -103,9 +105,7 @@ impl Server {
             credentials,
             version,
             limits,
-            admitted: Arc::new(Semaphore::new(
-                limits.running_queries_max + limits.waiting_queries_max,
-            )),
+            admitted: Arc::new(Semaphore::new(limits.running_queries_max + limits.waiting_queries_max)),
             running: Arc::new(Semaphore::new(limits.running_queries_max)),
         }
     }
@@ -220,10 +220,7 @@ impl Server {
         };
         // Detached on purpose: it ends with its channels, and holds its turn until then.
         drop(tokio::task::spawn_blocking(move || {
-            let answer = Answer {
-                head: head_sender,
-                chunks: chunk_sender,
-            };
+            let answer = Answer { head: head_sender, chunks: chunk_sender };
             run::run(&server.engine, request, pieces, bounds, answer);
             drop((admitted, turn));
         }));
@@ -296,10 +293,7 @@ impl ReplyBody {
     fn exception_frame(&self, exception: &Exception) -> Bytes {
         let version = self.version.as_ref().map_or("", |server| &server.version);
         let (tag, text) = (&self.tag, exception.text(version));
-        Bytes::from(format!(
-            "\r\n__exception__\r\n{tag}\r\n{text}{} {tag}\r\n__exception__\r\n",
-            text.len()
-        ))
+        Bytes::from(format!("\r\n__exception__\r\n{tag}\r\n{text}{} {tag}\r\n__exception__\r\n", text.len()))
     }
 }
 
@@ -333,6 +327,15 @@ impl Body for ReplyBody {
             Source::Broken { .. } => {
                 Poll::Ready(Some(Err(std::io::Error::other("the query failed half-way"))))
             }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            _ => SizeHint::default(),
         }
     }
 }

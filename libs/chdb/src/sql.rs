@@ -9,11 +9,7 @@ use crate::exception::{Exception, code};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Statement {
     /// `INSERT` with its data behind it: the statement is `text[..head]`, the data `text[data..]`.
-    Insert {
-        head: usize,
-        format: Option<String>,
-        data: usize,
-    },
+    Insert { head: usize, format: Option<String>, data: usize },
     /// A query with rows that can be fetched in chunks.
     Select { format: Option<String> },
     /// Everything else, `INSERT … SELECT` included.
@@ -56,9 +52,7 @@ pub(crate) fn identifier(name: &str) -> String {
 /// Whether `name` can stand for a setting or a parameter without quotes.
 pub(crate) fn is_name(name: &str) -> bool {
     let mut bytes = name.bytes();
-    bytes
-        .next()
-        .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
         && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
@@ -105,10 +99,7 @@ fn insert(text: &[u8], mut tokens: Lexer<'_>) -> Result<Option<Statement>, Excep
             }
             Kind::Word if depth == 0 && token.is(text, "format") => {
                 let Some(name) = tokens.next().filter(|token| token.kind == Kind::Word) else {
-                    return Err(Exception::new(
-                        code::SYNTAX_ERROR,
-                        "Syntax error: FORMAT names no format",
-                    ));
+                    return Err(Exception::new(code::SYNTAX_ERROR, "Syntax error: FORMAT names no format"));
                 };
                 return with_format(text, token.start, name).map(Some);
             }
@@ -116,15 +107,8 @@ fn insert(text: &[u8], mut tokens: Lexer<'_>) -> Result<Option<Statement>, Excep
         }
         named = false;
     }
-    let head = text
-        .iter()
-        .rposition(|b| !b.is_ascii_whitespace() && *b != b';')
-        .map_or(0, |last| last + 1);
-    Ok(Some(Statement::Insert {
-        head,
-        format: None,
-        data: text.len(),
-    }))
+    let head = text.iter().rposition(|b| !b.is_ascii_whitespace() && *b != b';').map_or(0, |last| last + 1);
+    Ok(Some(Statement::Insert { head, format: None, data: text.len() }))
 }
 
 fn with_format(text: &[u8], head: usize, name: Token) -> Result<Statement, Exception> {
@@ -142,11 +126,7 @@ fn with_format(text: &[u8], head: usize, name: Token) -> Result<Statement, Excep
     } else if text[data..].trim_ascii() == b";" {
         data = text.len();
     }
-    Ok(Statement::Insert {
-        head,
-        format: Some(name.text(text).to_owned()),
-        data,
-    })
+    Ok(Statement::Insert { head, format: Some(name.text(text).to_owned()), data })
 }
 
 #[derive(Default)]
@@ -317,11 +297,7 @@ impl Iterator for Lexer<'_> {
                 Kind::Punct(other)
             }
         };
-        Some(Token {
-            kind,
-            start,
-            end: self.at,
-        })
+        Some(Token { kind, start, end: self.at })
     }
 }
 
@@ -341,12 +317,27 @@ mod tests {
     fn an_insert_is_cut_before_its_format() {
         for (text, head, format, data) in [
             ("INSERT INTO t FORMAT CSV\n1,2\n", "INSERT INTO t ", "CSV", "1,2\n"),
-            ("insert into `a.b`.t (x, `format`) format RowBinary", "insert into `a.b`.t (x, `format`) ", "RowBinary", ""),
+            (
+                "insert into `a.b`.t (x, `format`) format RowBinary",
+                "insert into `a.b`.t (x, `format`) ",
+                "RowBinary",
+                "",
+            ),
             ("INSERT INTO format FORMAT TSV 1", "INSERT INTO format ", "TSV", "1"),
             ("INSERT INTO values VALUES (1)", "INSERT INTO values ", "Values", " (1)"),
             ("INSERT INTO d.values VALUES (';')", "INSERT INTO d.values ", "Values", " (';')"),
-            ("/* x */ -- y\nINSERT INTO t SETTINGS a='FORMAT X' FORMAT Native\r\n\n", "/* x */ -- y\nINSERT INTO t SETTINGS a='FORMAT X' ", "Native", "\n"),
-            ("INSERT INTO TABLE FUNCTION null('a Int8') FORMAT CSV ;", "INSERT INTO TABLE FUNCTION null('a Int8') ", "CSV", ""),
+            (
+                "/* x */ -- y\nINSERT INTO t SETTINGS a='FORMAT X' FORMAT Native\r\n\n",
+                "/* x */ -- y\nINSERT INTO t SETTINGS a='FORMAT X' ",
+                "Native",
+                "\n",
+            ),
+            (
+                "INSERT INTO TABLE FUNCTION null('a Int8') FORMAT CSV ;",
+                "INSERT INTO TABLE FUNCTION null('a Int8') ",
+                "CSV",
+                "",
+            ),
         ] {
             assert_eq!(insert_parts(text), (head, Some(format.to_owned()), data), "{text}");
         }

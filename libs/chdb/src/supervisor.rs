@@ -67,7 +67,9 @@ pub struct Supervisor {
 #[derive(Debug, Clone)]
 enum State {
     Starting,
-    Ready { pid: u32 },
+    Ready {
+        pid: u32,
+    },
     /// The child said why it cannot start.
     Refused(Refusal),
     /// The child ended without a word; it is started again.
@@ -101,10 +103,7 @@ impl Options {
 
 impl std::fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Endpoint")
-            .field("url", &self.url)
-            .field("user", &self.user)
-            .finish_non_exhaustive()
+        f.debug_struct("Endpoint").field("url", &self.url).field("user", &self.user).finish_non_exhaustive()
     }
 }
 
@@ -149,11 +148,7 @@ impl Supervisor {
             .name("chdb-supervisor".to_owned())
             .spawn(move || supervise(&plan, listener, &state_sender, stops))
             .map_err(io("start the supervisor's thread"))?;
-        Ok(Self {
-            endpoint,
-            state,
-            stop,
-        })
+        Ok(Self { endpoint, state, stop })
     }
 
     /// Where the warehouse is.
@@ -182,9 +177,7 @@ impl Supervisor {
     /// `timeout`.
     pub async fn wait_ready(&self, timeout: Duration) -> Result<(), Error> {
         let mut state = self.state.clone();
-        let settled = state.wait_for(|state| {
-            !matches!(state, State::Starting | State::Restarting(_))
-        });
+        let settled = state.wait_for(|state| !matches!(state, State::Starting | State::Restarting(_)));
         let settled = match tokio::time::timeout(timeout, settled).await {
             Ok(Ok(state)) => state.clone(),
             Ok(Err(_)) => State::Stopped,
@@ -232,9 +225,7 @@ fn supervise(
     state: &watch::Sender<State>,
     mut stops: mpsc::UnboundedReceiver<Duration>,
 ) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime {
         Ok(runtime) => {
             if let Err(error) = runtime.block_on(keep_running(plan, &listener, state, &mut stops)) {
@@ -420,8 +411,5 @@ fn io(doing: &str) -> impl FnOnce(std::io::Error) -> Error {
 }
 
 fn not_ready(timeout: Duration, last: String) -> Error {
-    Error::NotReady {
-        waited_ms: timeout.as_millis(),
-        last,
-    }
+    Error::NotReady { waited_ms: timeout.as_millis(), last }
 }

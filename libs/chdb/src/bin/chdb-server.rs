@@ -27,17 +27,11 @@ fn alone(folder: std::ffi::OsString) -> Result<(), String> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     let supervisor = chdb::Supervisor::start(chdb::Options::new(folder, vec![program.into()]))
         .map_err(|error| error.to_string())?;
-    runtime
-        .block_on(supervisor.wait_ready(Duration::from_secs(60)))
-        .map_err(|error| error.to_string())?;
+    runtime.block_on(supervisor.wait_ready(Duration::from_secs(60))).map_err(|error| error.to_string())?;
     let endpoint = supervisor.endpoint();
     let pid = supervisor.pid().unwrap_or_default();
-    writeln!(
-        std::io::stdout(),
-        "{} {} {} {pid}",
-        endpoint.url, endpoint.user, endpoint.password
-    )
-    .map_err(|error| error.to_string())?;
+    writeln!(std::io::stdout(), "{} {} {} {pid}", endpoint.url, endpoint.user, endpoint.password)
+        .map_err(|error| error.to_string())?;
     let mut rest = Vec::new();
     // Whether it ends or breaks, there is nobody left to serve.
     let _ = std::io::stdin().read_to_end(&mut rest);
