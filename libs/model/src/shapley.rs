@@ -147,10 +147,10 @@ impl Simplified {
                 whole += amount.div_euclid(size);
                 fraction += amount.rem_euclid(size) as f64 / size as f64;
             }
-            // A sum of fractions such as 1/3 + 2/3 may fall short of the integer that it is.
-            let carry = (fraction + 1e-9).floor();
+            // Where the fractions add up to an integer but for rounding, the remainder is next to 1 and is served first.
+            let carry = fraction.floor();
             credit.push(whole + carry as i128);
-            remainders.push((Reverse(((fraction - carry).max(0.0) * 1e9).round() as u64), credit.len() - 1));
+            remainders.push((Reverse(((fraction - carry) * 1e9).round() as u64), credit.len() - 1));
         }
         let left = self.total * E12 - credit.iter().sum::<i128>();
         remainders.sort_unstable();
