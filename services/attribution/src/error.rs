@@ -1,0 +1,43 @@
+//! Why the service cannot go on.
+
+use event_log::LogError;
+use journey_store::StoreError;
+use thiserror::Error;
+
+/// Why work stopped; everything but [`Error::Stopped`] is tried again after a pause.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The event log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The journey store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The warehouse.
+    #[error(transparent)]
+    Warehouse(#[from] warehouse::Error),
+    /// A frame that this version cannot read.
+    #[error("partition {partition}, record {offset}: {reason}")]
+    Frame {
+        /// Its partition.
+        partition: u32,
+        /// Its record.
+        offset: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An event stamped with rules that are not known.
+    #[error("settings edition {edition} of tenant {tenant:?} is unknown: put its file back")]
+    UnknownEdition {
+        /// The tenant.
+        tenant: String,
+        /// The edition.
+        edition: String,
+    },
+    /// A stored decision that cannot be read.
+    #[error("a stored decision cannot be read: {0}")]
+    Decision(String),
+    /// The process is shutting down.
+    #[error("shutting down")]
+    Stopped,
+}

@@ -1,0 +1,216 @@
+//! The fact writer of one partition: plans a batch durably, inserts it, and never gets ahead of the worker.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use event_log::{Entry, EventLog, LogError};
+use journey_store::{Outbox, Plan};
+use telemetry::health::Component;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+use warehouse::{Facts, Warehouse};
+
+use crate::{Config, Deps, Progress, error::Error, facts};
+
+const READ_BYTES: usize = 1024 * 1024;
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+pub(crate) struct FactWriter {
+    partition: u32,
+    rows_max: usize,
+    touches_max: usize,
+    linger: Duration,
+    log: Arc<dyn EventLog>,
+    outbox: Arc<dyn Outbox>,
+    warehouse: Warehouse,
+    progress: Arc<Progress>,
+    health: Component,
+}
+
+/// Where the writer stands between two steps.
+struct State {
+    /// The last batch that is in the warehouse.
+    batch: u64,
+    /// The offset from which on nothing was looked at yet.
+    from: u64,
+    /// Whether more is waiting.
+    full: bool,
+}
+
+enum Bound {
+    Batch,
+    None,
+}
+
+/// Facts of a range of records.
+#[derive(Default)]
+pub(crate) struct Collected {
+    pub(crate) facts: Facts,
+    /// The offset behind the last record.
+    pub(crate) to: u64,
+    /// Append time of the last record, Unix microseconds.
+    pub(crate) time_micros: i64,
+    /// Touches in the rows, each of a journey counted.
+    pub(crate) touches: usize,
+    /// Of sampled requests, at most [`TRACES_MAX`].
+    pub(crate) traceparents: Vec<String>,
+}
+
+/// The most requests whose traces are followed into one batch.
+pub(crate) const TRACES_MAX: usize = 64;
+
+
+// === impl FactWriter ===
+
+impl FactWriter {
+    pub(crate) fn new(partition: u32, config: &Config, deps: &Deps, progress: Arc<Progress>) -> Self {
+        Self {
+            partition,
+            rows_max: config.fact_rows_max,
+            touches_max: config.fact_touches_max,
+            linger: Duration::from_millis(config.fact_linger_millis),
+            log: Arc::clone(&deps.log),
+            outbox: Arc::clone(&deps.outbox),
+            warehouse: deps.warehouse.clone(),
+            progress,
+            health: deps.fact_writer_health.clone(),
+        }
+    }
+
+    /// Works until the shutdown. After any failure it starts over from the plan: what is in the warehouse stays as it is.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let mut pause = Duration::from_millis(50);
+        while !shutdown.is_cancelled() {
+            let began = Instant::now();
+            let failed = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                failed = self.work() => failed,
+            };
+            if let Err(error) = failed {
+                tracing::error!(partition = self.partition, %error, "facts are held up; decisions go on");
+                self.health.not_ready(error.to_string());
+            }
+            if began.elapsed() > RETRY_PAUSE_MAX {
+                pause = Duration::from_millis(50);
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(RETRY_PAUSE_MAX);
+        }
+    }
+
+    async fn work(&self) -> Result<(), Error> {
+        let mut state = self.resume().await?;
+        self.health.ready();
+        loop {
+            self.step(&mut state).await?;
+        }
+    }
+
+    /// Finishes the batch that was planned last, whatever of it is in the warehouse already.
+    async fn resume(&self) -> Result<State, Error> {
+        let Some(plan) = self.outbox.plan(self.partition).await? else {
+            return Ok(State { batch: 0, from: 0, full: true });
+        };
+        let written = self.warehouse.progress().await?;
+        let last = written.iter().filter(|p| p.partition == self.partition).map(|p| p.batch).max().unwrap_or(0);
+        if last < plan.batch {
+            let collected = self.collect(plan.from, plan.to, Bound::None).await?;
+            self.warehouse.resume_batch(self.id(plan, &collected), &collected.facts).await?;
+            tracing::info!(partition = self.partition, batch = plan.batch, "a planned batch was finished");
+        }
+        self.progress.written(self.partition, plan.to);
+        Ok(State { batch: plan.batch, from: plan.to, full: true })
+    }
+
+    async fn step(&self, state: &mut State) -> Result<(), Error> {
+        let consumed = self.wait(state).await;
+        let collected = self.collect(state.from, consumed, Bound::Batch).await?;
+        state.full = collected.to < consumed;
+        if !collected.facts.rows() == 0 {
+            let plan = Plan { batch: state.batch + 1, from: state.from, to: collected.to };
+            self.outbox.put_plan(self.partition, plan).await?;
+            self.insert(plan, &collected).await?;
+            state.batch = plan.batch;
+        }
+        // Records without facts need no batch: after a restart they are looked at again.
+        state.from = collected.to;
+        self.progress.written(self.partition, collected.to);
+        Ok(())
+    }
+
+    /// Waits for something to write and, unless there is plenty already, for more of it.
+    async fn wait(&self, state: &State) -> u64 {
+        let mut consumed = self.progress.watch_consumed(self.partition);
+        // The sender lives as long as `self.progress`, so waiting cannot fail.
+        let _ = consumed.wait_for(|to| *to > state.from).await;
+        if !state.full {
+            tokio::time::sleep(self.linger).await;
+        }
+        *consumed.borrow()
+    }
+
+    async fn insert(&self, plan: Plan, collected: &Collected) -> Result<(), Error> {
+        let spans: Vec<_> = collected
+            .traceparents
+            .iter()
+            .map(|parent| {
+                let span = tracing::info_span!("report", partition = self.partition, batch = plan.batch);
+                telemetry::trace::set_parent(&span, parent);
+                span
+            })
+            .collect();
+        let insert = self.warehouse.write_batch(self.id(plan, collected), &collected.facts);
+        match spans.first() {
+            Some(span) => insert.instrument(span.clone()).await?,
+            None => insert.await?,
+        }
+        Ok(())
+    }
+
+    fn id(&self, plan: Plan, collected: &Collected) -> warehouse::Progress {
+        let (partition, Plan { batch, to, .. }) = (self.partition, plan);
+        warehouse::Progress { partition, batch, to, time_micros: collected.time_micros }
+    }
+
+    /// The facts of records from an offset on, up to another or to the bound of a batch.
+    async fn collect(&self, from: u64, to: u64, bound: Bound) -> Result<Collected, Error> {
+        let mut collected = Collected { to: from, ..Collected::default() };
+        while collected.to < to {
+            let entries = self.log.read(self.partition, collected.to, READ_BYTES, Duration::ZERO).await?;
+            let last = entries.last().map(|entry| match entry {
+                Entry::Record(record) => record.offset + 1,
+                Entry::Gap { to, .. } => *to,
+            });
+            let Some(last) = last else {
+                return Err(LogError::Unavailable(format!("record {} is not there", collected.to)).into());
+            };
+            let mut effects =
+                self.outbox.effects(self.partition, collected.to, last.min(to)).await?.into_iter().peekable();
+            for entry in entries {
+                match entry {
+                    Entry::Gap { to: until, .. } => collected.to = until.min(to),
+                    Entry::Record(record) if record.offset >= to => break,
+                    Entry::Record(record) => {
+                        let effects = effects.next_if(|effects| effects.offset == record.offset);
+                        facts::add(self.partition, &record, effects.as_ref(), &mut collected)?;
+                        collected.to = record.offset + 1;
+                        if matches!(bound, Bound::Batch) && self.is_full(&collected) {
+                            return Ok(collected);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(collected)
+    }
+
+    fn is_full(&self, collected: &Collected) -> bool {
+        collected.facts.rows() >= self.rows_max || collected.touches >= self.touches_max
+    }
+}

@@ -1,0 +1,266 @@
+//! The worker of one partition: write before read, decide, send re-decides, and commit the position last.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use event_log::{Entry, EventLog};
+use journey_store::{Affected, JourneyQuery, JourneyStore, NewEdition, Outcome, Position};
+use prost::Message;
+use proto::{
+    decisions::Decision,
+    events::{DecisionReason, EventType},
+};
+use telemetry::health::Component;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::{
+    Config, Deps, Made, Progress, RulesOf, decision,
+    error::Error,
+    frames::{self, Contents},
+    metrics,
+};
+
+const READ_WAIT: Duration = Duration::from_millis(250);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+pub(crate) struct Worker {
+    partition: u32,
+    batch_bytes_max: usize,
+    journeys_max: usize,
+    log: Arc<dyn EventLog>,
+    journeys: Arc<dyn JourneyStore>,
+    rules: RulesOf,
+    progress: Arc<Progress>,
+    decisions: broadcast::Sender<Made>,
+    health: Component,
+}
+
+/// A conversion that has to be decided in this batch.
+struct Due {
+    cause: Position,
+    reason: DecisionReason,
+    recorded_at_micros: i64,
+    traceparent: Option<String>,
+}
+
+type Key = (Arc<str>, String);
+
+// === impl Worker ===
+
+impl Worker {
+    pub(crate) fn new(
+        partition: u32,
+        config: &Config,
+        deps: &Deps,
+        progress: Arc<Progress>,
+        decisions: broadcast::Sender<Made>,
+    ) -> Self {
+        Self {
+            partition,
+            batch_bytes_max: config.worker_batch_bytes_max,
+            journeys_max: config.journeys_max,
+            log: Arc::clone(&deps.log),
+            journeys: Arc::clone(&deps.journeys),
+            rules: Arc::clone(&deps.rules),
+            progress,
+            decisions,
+            health: deps.worker_health.clone(),
+        }
+    }
+
+    /// Works until the shutdown; what fails is tried again, for every effect is idempotent.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let mut pause = Duration::from_millis(50);
+        while !shutdown.is_cancelled() {
+            let step = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                step = self.step() => step,
+            };
+            match step {
+                Ok(()) => {
+                    self.health.ready();
+                    pause = Duration::from_millis(50);
+                }
+                Err(error) => {
+                    tracing::error!(partition = self.partition, %error, "attribution is held up and tries again");
+                    self.health.not_ready(error.to_string());
+                    tokio::select! {
+                        () = shutdown.cancelled() => return,
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                    pause = (pause * 2).min(RETRY_PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    async fn step(&self) -> Result<(), Error> {
+        let from = self.progress.consumed_to(self.partition);
+        let entries = self.log.read(self.partition, from, self.batch_bytes_max, READ_WAIT).await?;
+        let read_at = Instant::now();
+        if entries.is_empty() {
+            metrics::behind(0.0);
+            return Ok(());
+        }
+        let mut contents = Contents::default();
+        let mut to = from;
+        for entry in &entries {
+            match entry {
+                Entry::Record(record) => {
+                    frames::decode(self.partition, record, &mut contents)?;
+                    to = record.offset + 1;
+                    metrics::behind(seconds_since(record.time_micros));
+                }
+                Entry::Gap { from, to: until, reason } => {
+                    tracing::error!(partition = self.partition, from, until, reason, "events are missing from the log");
+                    to = *until;
+                }
+            }
+        }
+        self.process(&contents, to).await?;
+        let conversions = contents.events.iter().filter(|e| e.event.event_type() == EventType::Conversion).count();
+        for _ in 0..conversions {
+            metrics::decided(read_at.elapsed());
+        }
+        self.progress.consumed(self.partition, to, contents.events.len() as u64);
+        Ok(())
+    }
+
+    async fn process(&self, contents: &Contents, to: u64) -> Result<(), Error> {
+        let recorded = self.journeys.record(self.partition, &contents.events).await?;
+        let due = due(contents, &recorded.outcomes);
+        self.send_redecides(recorded.affected, &due).await?;
+        let mut editions = Vec::with_capacity(due.len());
+        let mut made = Vec::new();
+        let due: Vec<(Key, Due)> = due.into_iter().collect();
+        for chunk in due.chunks(self.journeys_max) {
+            self.decide(chunk, &mut editions, &mut made).await?;
+        }
+        let stored = self.journeys.commit(self.partition, &editions, to).await?;
+        if self.decisions.receiver_count() > 0 {
+            for (_, decision) in made.into_iter().enumerate().filter(|(index, _)| stored[*index]) {
+                // Without a reader there is nobody to tell.
+                let _ = self.decisions.send(Arc::new(decision));
+            }
+        }
+        Ok(())
+    }
+
+    /// Conversions of this batch are decided after its writes, so only others need a second look.
+    async fn send_redecides(&self, affected: Vec<Affected>, due: &BTreeMap<Key, Due>) -> Result<(), Error> {
+        let partitions = self.log.partitions();
+        let mut asked: BTreeMap<(u32, Arc<str>), Vec<(String, DecisionReason)>> = BTreeMap::new();
+        for conversion in affected {
+            let key = (Arc::clone(&conversion.tenant), conversion.conversion_id);
+            if due.contains_key(&key) {
+                continue;
+            }
+            let partition = conversion.home.partition(partitions);
+            asked.entry((partition, conversion.tenant)).or_default().push((key.1, conversion.reason));
+        }
+        for ((partition, tenant), conversions) in asked {
+            for frame in frames::encode_redecides(&tenant, now_micros(), conversions) {
+                self.log.append(partition, frame).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn decide(
+        &self,
+        due: &[(Key, Due)],
+        editions: &mut Vec<NewEdition>,
+        made: &mut Vec<(Arc<str>, Decision)>,
+    ) -> Result<(), Error> {
+        let queries: Vec<JourneyQuery> = due
+            .iter()
+            .map(|((tenant, id), _)| JourneyQuery { tenant: Arc::clone(tenant), conversion_id: id.clone() })
+            .collect();
+        let journeys = self.journeys.journeys(&queries).await?;
+        for (((tenant, id), due), journey) in due.iter().zip(journeys) {
+            let Some(journey) = journey else {
+                // A re-decide is only sent for a stored conversion; one that is gone was damaged and reported.
+                tracing::error!(%tenant, conversion = %id, "a conversion to decide again is not stored");
+                continue;
+            };
+            let edition = Arc::clone(&journey.conversion.settings_edition);
+            let rules = (self.rules)(tenant, &edition).ok_or_else(|| Error::UnknownEdition {
+                tenant: tenant.to_string(),
+                edition: edition.to_string(),
+            })?;
+            let decision = match &due.traceparent {
+                Some(parent) => {
+                    let span = tracing::info_span!("decide", conversion = %id);
+                    telemetry::trace::set_parent(&span, parent);
+                    async { decision::make(journey.into(), &rules) }.instrument(span).await?
+                }
+                None => decision::make(journey.into(), &rules)?,
+            };
+            let encoded = decision.encode_to_vec();
+            let mut digest = [0; 16];
+            digest.copy_from_slice(&blake3::hash(&encoded).as_bytes()[..16]);
+            editions.push(NewEdition {
+                tenant: Arc::clone(tenant),
+                conversion_id: id.clone(),
+                cause: due.cause,
+                reason: due.reason,
+                recorded_at_micros: due.recorded_at_micros,
+                digest,
+                decision: encoded.into(),
+            });
+            made.push((Arc::clone(tenant), decision));
+        }
+        Ok(())
+    }
+}
+
+/// What this batch has to decide: its own new conversions under their own positions, and of the re-decides of one
+/// conversion the last.
+fn due(contents: &Contents, outcomes: &[Outcome]) -> BTreeMap<Key, Due> {
+    let mut due = BTreeMap::new();
+    for asked in &contents.asked {
+        due.insert(
+            (Arc::clone(&asked.tenant), asked.redecide.conversion_id.clone()),
+            Due {
+                cause: asked.position,
+                reason: asked.redecide.reason(),
+                recorded_at_micros: asked.recorded_at_micros,
+                traceparent: None,
+            },
+        );
+    }
+    let mut traces = contents.traces.iter().peekable();
+    let mut traceparent = None;
+    for (index, (incoming, outcome)) in contents.events.iter().zip(outcomes).enumerate() {
+        while let Some((_, parent)) = traces.next_if(|(first, _)| *first <= index) {
+            traceparent = Some(parent).filter(|parent| !parent.is_empty());
+        }
+        if incoming.event.event_type() != EventType::Conversion || *outcome == Outcome::Repeat {
+            continue;
+        }
+        due.insert(
+            (Arc::clone(&incoming.tenant), incoming.event.event_id.clone()),
+            Due {
+                cause: incoming.position,
+                reason: DecisionReason::Conversion,
+                recorded_at_micros: incoming.recorded_at_micros,
+                traceparent: traceparent.cloned(),
+            },
+        );
+    }
+    due
+}
+
+fn now_micros() -> i64 {
+    jiff::Timestamp::now().as_microsecond()
+}
+
+fn seconds_since(time_micros: i64) -> f64 {
+    (now_micros() - time_micros).max(0) as f64 / 1e6
+}
