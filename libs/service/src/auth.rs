@@ -153,9 +153,8 @@ impl Failures {
         let address = group(address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
         let count = self.counts.get_with(address, Arc::default);
         // It stays at the maximum, so it cannot wrap.
-        let before = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
-            (n < FAILURES_MAX).then_some(n + 1)
-        });
+        let before =
+            count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < FAILURES_MAX).then_some(n + 1));
         before.map(drop).map_err(|_| {
             Error::over_quota("too many failed authentications from this address; wait")
                 .code("too_many_failed_authentications")

@@ -36,9 +36,7 @@ pub async fn read(headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<B
     if raw.len() <= INFLATE_IN_PLACE_BYTES_MAX {
         return inflate(encoding, &raw, bytes_max);
     }
-    tokio::task::spawn_blocking(move || inflate(encoding, &raw, bytes_max))
-        .await
-        .map_err(Error::internal)?
+    tokio::task::spawn_blocking(move || inflate(encoding, &raw, bytes_max)).await.map_err(Error::internal)?
 }
 
 /// A body that says it is too large, before a byte of it is read.
@@ -88,9 +86,8 @@ async fn collect(headers: &HeaderMap, mut body: Body, bytes_max: usize) -> Resul
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| {
-            Error::invalid("the body ended early").code("unreadable_body").source(error)
-        })?;
+        let frame = frame
+            .map_err(|error| Error::invalid("the body ended early").code("unreadable_body").source(error))?;
         let Ok(data) = frame.into_data() else { continue };
         if first.len().max(rest.len()) + data.len() > bytes_max {
             return Err(too_large(bytes_max));
@@ -120,10 +117,7 @@ fn inflate(encoding: Encoding, raw: &[u8], bytes_max: usize) -> Result<Bytes> {
     match encoding {
         Encoding::Identity => out.extend_from_slice(raw),
         Encoding::Gzip => {
-            flate2::read::MultiGzDecoder::new(raw)
-                .take(limit)
-                .read_to_end(&mut out)
-                .map_err(corrupt)?;
+            flate2::read::MultiGzDecoder::new(raw).take(limit).read_to_end(&mut out).map_err(corrupt)?;
         }
         Encoding::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(raw).map_err(corrupt)?;
@@ -168,12 +162,8 @@ mod tests {
     #[tokio::test]
     async fn a_body_is_read_at_the_bound_and_refused_one_past_it() {
         type Encode = fn(&[u8]) -> Vec<u8>;
-        let encodings: [(&str, Encode); 4] = [
-            ("identity", |b| b.to_vec()),
-            ("gzip", gzip),
-            ("GZIP", gzip),
-            ("zstd", zstd),
-        ];
+        let encodings: [(&str, Encode); 4] =
+            [("identity", |b| b.to_vec()), ("gzip", gzip), ("GZIP", gzip), ("zstd", zstd)];
         for (name, encode) in encodings {
             let full = vec![b'x'; MAX];
             assert_eq!(send(name, encode(&full)).await.unwrap(), full, "{name}");

@@ -176,8 +176,7 @@ impl Error {
 
     /// Our fault: the caller learns nothing of it but the request id, the log learns it all.
     pub fn internal(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self::new(Class::Internal, "an internal error; the request id names it in the log")
-            .source(source)
+        Self::new(Class::Internal, "an internal error; the request id names it in the log").source(source)
     }
 
     /// A media type or encoding that is not read here: 415.
@@ -189,8 +188,7 @@ impl Error {
 
     /// A known route with another method: 405. The caller adds `Allow`.
     pub fn method_not_allowed() -> Self {
-        let mut error =
-            Self::invalid("this route has other methods, see Allow").code("method_not_allowed");
+        let mut error = Self::invalid("this route has other methods, see Allow").code("method_not_allowed");
         error.0.status = Some(StatusCode::METHOD_NOT_ALLOWED);
         error
     }
@@ -242,7 +240,7 @@ impl Error {
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         let of_class = StatusCode::from_u16(self.0.class.row().http);
-        self.0.status.or(of_class.ok()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+        self.0.status.or_else(|| of_class.ok()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
     /// As a gRPC status with `ErrorInfo`, `BadRequest` and `RetryInfo`. Logs it: this is the edge.
@@ -272,8 +270,7 @@ impl Error {
     fn log(&self) {
         let source = self.0.source.as_deref().map(|source| chain(source)).unwrap_or_default();
         let scope = Scope::current();
-        let request_id =
-            scope.as_ref().and_then(|scope| scope.request_id.to_str().ok()).unwrap_or_default();
+        let request_id = scope.as_ref().and_then(|scope| scope.request_id.to_str().ok()).unwrap_or_default();
         let (code, detail) = (&self.0.code, &self.0.detail);
         match self.0.class.row().level {
             Level::ERROR => tracing::error!(%request_id, %code, %detail, %source, "request failed"),
@@ -341,10 +338,7 @@ impl IntoResponse for Error {
             status: status.as_u16(),
             detail: &self.0.detail,
             code: &self.0.code,
-            request_id: scope
-                .as_ref()
-                .and_then(|scope| scope.request_id.to_str().ok())
-                .unwrap_or_default(),
+            request_id: scope.as_ref().and_then(|scope| scope.request_id.to_str().ok()).unwrap_or_default(),
             errors: &self.0.violations,
         };
         // Strings and numbers only, so this always serializes.

@@ -199,7 +199,9 @@ async fn admit(mount: &Mount, call: &Call, mut route: Route, mut request: Reques
     let handled = catch_panic(route.call(request));
     match tokio::time::timeout(patience, handled).await {
         Ok(response) => response,
-        Err(_) => Err(Error::timed_out("not done within the deadline; it may have happened").code("deadline")),
+        Err(_) => {
+            Err(Error::timed_out("not done within the deadline; it may have happened").code("deadline"))
+        }
     }
 }
 

@@ -64,15 +64,22 @@ impl Observer {
         }
         let service = Label::from_static_parts("service", self.service);
         let route_label = Label::new("route", route.to_owned());
-        add(&self.rest, route, key, seconds, || {
-            let labels = vec![service.clone(), route_label.clone()];
-            metrics::histogram!(HTTP_DURATION, labels)
-        }, || {
-            let method = Label::from_static_parts("method", method);
-            let status = Label::new("status", status.as_str().to_owned());
-            let labels = vec![service.clone(), method, route_label.clone(), status];
-            metrics::counter!(HTTP_REQUESTS, labels)
-        });
+        add(
+            &self.rest,
+            route,
+            key,
+            seconds,
+            || {
+                let labels = vec![service.clone(), route_label.clone()];
+                metrics::histogram!(HTTP_DURATION, labels)
+            },
+            || {
+                let method = Label::from_static_parts("method", method);
+                let status = Label::new("status", status.as_str().to_owned());
+                let labels = vec![service.clone(), method, route_label.clone(), status];
+                metrics::counter!(HTTP_REQUESTS, labels)
+            },
+        );
     }
 
     /// A call was answered over gRPC.
@@ -90,11 +97,18 @@ impl Observer {
             Label::new("grpc_service", grpc_service.to_owned()),
             Label::new("grpc_method", grpc_method.to_owned()),
         ];
-        add(&self.grpc, path, key, seconds, || metrics::histogram!(GRPC_HANDLING, labels.clone()), || {
-            let mut labels = labels.clone();
-            labels.push(Label::from_static_parts("grpc_code", code_label(code)));
-            metrics::counter!(GRPC_HANDLED, labels)
-        });
+        add(
+            &self.grpc,
+            path,
+            key,
+            seconds,
+            || metrics::histogram!(GRPC_HANDLING, labels.clone()),
+            || {
+                let mut labels = labels.clone();
+                labels.push(Label::from_static_parts("grpc_code", code_label(code)));
+                metrics::counter!(GRPC_HANDLED, labels)
+            },
+        );
     }
 
     /// Counts the call now if its outcome stands in the headers, else when its trailers pass.
@@ -131,9 +145,8 @@ fn add(
     counter: impl FnOnce() -> Counter,
 ) {
     let mut all = all.write();
-    let series = all
-        .entry(name.into())
-        .or_insert_with(|| Series { seconds: histogram(), counts: Vec::new() });
+    let series =
+        all.entry(name.into()).or_insert_with(|| Series { seconds: histogram(), counts: Vec::new() });
     if !series.counts.iter().any(|(of, _)| *of == key) {
         series.counts.push((key, counter()));
     }
@@ -218,8 +231,7 @@ fn code_of(headers: &HeaderMap) -> Option<Code> {
 }
 
 fn method_label(method: &Method) -> (u32, &'static str) {
-    const METHODS: [&str; 8] =
-        ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "other"];
+    const METHODS: [&str; 8] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "other"];
     let index = METHODS.iter().position(|name| *name == method.as_str()).unwrap_or(7);
     (index as u32, METHODS[index])
 }

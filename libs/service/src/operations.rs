@@ -110,16 +110,12 @@ impl GrpcHealth for HealthService {
         Ok(Response::new(HealthCheckResponse { status: status.into() }))
     }
 
-    async fn watch(
-        &self,
-        request: Request<HealthCheckRequest>,
-    ) -> Result<Response<Watch>, Status> {
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Watch>, Status> {
         let service = request.into_inner().service;
         let health = self.0.clone();
         let mut last = None;
         let changes = WatchStream::new(health.subscribe()).filter_map(move |_| {
-            let status =
-                Self::status(&health, &service).unwrap_or(ServingStatus::ServiceUnknown);
+            let status = Self::status(&health, &service).unwrap_or(ServingStatus::ServiceUnknown);
             let changed = last != Some(status);
             last = Some(status);
             changed.then(|| Ok(HealthCheckResponse { status: status.into() }))

@@ -27,13 +27,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
-use crate::{
-    Front, Tls,
-    auth::RemoteAddress,
-    layers::unknown_route,
-    limits::Limits,
-    operations, task,
-};
+use crate::{Front, Tls, auth::RemoteAddress, layers::unknown_route, limits::Limits, operations, task};
 
 /// The bytes of a read buffer of an HTTP/1 connection, and so of a request head.
 const HTTP1_BUFFER_BYTES: usize = 128 * 1024;
@@ -73,9 +67,8 @@ pub async fn serve(
 ) -> io::Result<()> {
     let process = front.health().register("process", "accepting");
     let public_address = listeners.public.local_addr()?;
-    let open = operations::health(front.health())
-        .merge(operations::grpc(front.health()))
-        .fallback(unknown_route);
+    let open =
+        operations::health(front.health()).merge(operations::grpc(front.health())).fallback(unknown_route);
     let public = mounted.merge(front.mount_open("operations", open));
 
     let cut = CancellationToken::new();
@@ -97,9 +90,7 @@ pub async fn serve(
     }
     background.push(task::spawn("metrics upkeep", upkeep(shutdown.clone())));
     if let Some(listener) = listeners.operations {
-        let routes = operations::health(front.health())
-            .merge(operations::metrics())
-            .fallback(unknown_route);
+        let routes = operations::health(front.health()).merge(operations::metrics()).fallback(unknown_route);
         let operations = acceptor(listener, front.mount_open("operations", routes), None);
         background.push(task::spawn("accept operations", operations.run()));
     }

@@ -5,6 +5,8 @@ use std::{any::Any, future::Future};
 use tokio::task::JoinHandle;
 
 /// Starts a task that works for no request. A panic in it is logged under its name, and also in the handle.
+// The wrapper that everyone else is sent to.
+#[allow(clippy::disallowed_methods)]
 pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
 where
     F: Future<Output: Send> + Send + 'static,

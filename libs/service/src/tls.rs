@@ -109,8 +109,7 @@ impl Tls {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(path)
-        .map_err(|source| TlsError::Io { path: path.display().to_string(), source })
+    std::fs::read(path).map_err(|source| TlsError::Io { path: path.display().to_string(), source })
 }
 
 fn server_config(

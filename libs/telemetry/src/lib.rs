@@ -18,8 +18,7 @@ use opentelemetry_sdk::{
 };
 use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::{
-    EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, registry::LookupSpan,
-    util::SubscriberInitExt,
+    EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, registry::LookupSpan, util::SubscriberInitExt,
 };
 
 /// The log filter unless another is given: our own news, and of the libraries only what is wrong.
@@ -93,8 +92,7 @@ pub fn init(config: Config) -> Result<Guard, Error> {
         "" => LOG_FILTER_DEFAULT,
         given => given,
     };
-    let filter =
-        EnvFilter::builder().parse(filter).map_err(|error| Error::LogFilter(error.to_string()))?;
+    let filter = EnvFilter::builder().parse(filter).map_err(|error| Error::LogFilter(error.to_string()))?;
     let provider = match &config.otlp_endpoint {
         Some(endpoint) => Some(provider(&config, endpoint)?),
         None => None,
@@ -108,11 +106,7 @@ pub fn init(config: Config) -> Result<Guard, Error> {
             .with_filter(filter_fn(is_traced))
     });
     let logs = logs(config.log_format).with_filter(filter);
-    tracing_subscriber::registry()
-        .with(logs)
-        .with(traces)
-        .try_init()
-        .map_err(|_| Error::AlreadySet)?;
+    tracing_subscriber::registry().with(logs).with(traces).try_init().map_err(|_| Error::AlreadySet)?;
     Ok(Guard { provider })
 }
 
@@ -122,8 +116,7 @@ impl Guard {
     /// Sends what is left, at most for [`FLUSH_SECONDS_MAX`]. Blocks: on a runtime call it by `spawn_blocking`.
     pub fn shutdown(self) {
         if let Some(provider) = self.provider
-            && let Err(error) =
-                provider.shutdown_with_timeout(Duration::from_secs(FLUSH_SECONDS_MAX))
+            && let Err(error) = provider.shutdown_with_timeout(Duration::from_secs(FLUSH_SECONDS_MAX))
         {
             tracing::warn!(%error, "the last traces could not be sent");
         }
@@ -186,8 +179,7 @@ fn provider(config: &Config, endpoint: &str) -> Result<SdkTracerProvider, Error>
 fn is_traced(metadata: &Metadata<'_>) -> bool {
     const TRANSPORT: [&str; 6] = ["h2", "hyper", "tonic", "tower", "opentelemetry", "rustls"];
     let level = if metadata.is_span() { Level::DEBUG } else { Level::INFO };
-    *metadata.level() <= level
-        && !TRANSPORT.iter().any(|target| metadata.target().starts_with(target))
+    *metadata.level() <= level && !TRANSPORT.iter().any(|target| metadata.target().starts_with(target))
 }
 
 fn logs<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>

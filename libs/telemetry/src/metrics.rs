@@ -41,8 +41,8 @@ pub const GIT: &str = match option_env!("ATTRIBUTION_GIT_SHA") {
 
 /// Upper bounds of every latency histogram, seconds: from 100 µs, fine around the targets of 50 and 100 ms.
 pub const LATENCY_BUCKETS_SECONDS: [f64; 17] = [
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0,
-    2.5, 10.0, 30.0,
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+    30.0,
 ];
 
 static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();

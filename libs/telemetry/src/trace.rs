@@ -6,9 +6,7 @@
 use std::{fmt, future::Future};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use opentelemetry::trace::{
-    SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState,
-};
+use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 use tonic::metadata::MetadataMap;
 use tracing::Span;
@@ -150,8 +148,11 @@ impl Traceparent {
         let trace_id = hex::<16>(&bytes[3..35])?;
         let parent_id = hex::<8>(&bytes[36..52])?;
         let [flags] = hex::<1>(&bytes[53..55])?;
-        (trace_id != [0; 16] && parent_id != [0; 8])
-            .then_some(Self { trace_id, parent_id, sampled: flags & 1 == 1 })
+        (trace_id != [0; 16] && parent_id != [0; 8]).then_some(Self {
+            trace_id,
+            parent_id,
+            sampled: flags & 1 == 1,
+        })
     }
 
     /// A new trace, for a request that came without one. Not sampled: nobody asked for it.

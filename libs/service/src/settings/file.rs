@@ -220,8 +220,9 @@ impl Parser<'_> {
                 events_per_second,
                 burst_events: burst.as_ref().map_or(events_per_second, |burst| *burst.get_ref()),
             })),
-            (None, Some(burst)) => Err(self
-                .error(burst.span(), "quota_burst_events needs quota_events_per_second beside it")),
+            (None, Some(burst)) => {
+                Err(self.error(burst.span(), "quota_burst_events needs quota_events_per_second beside it"))
+            }
             (None, None) => Ok(None),
         }
     }
@@ -259,14 +260,10 @@ impl Parser<'_> {
         Ok(rules)
     }
 
-    fn window_override(
-        &self,
-        table: Spanned<OverrideTable>,
-    ) -> Result<WindowOverride, SettingsError> {
+    fn window_override(&self, table: Spanned<OverrideTable>) -> Result<WindowOverride, SettingsError> {
         let span = table.span();
-        let OverrideTable {
-            conversion, ad_group_id, campaign_id, partner, app_id, click, impression, visit
-        } = table.into_inner();
+        let OverrideTable { conversion, ad_group_id, campaign_id, partner, app_id, click, impression, visit } =
+            table.into_inner();
         let selects = [&conversion, &ad_group_id, &campaign_id, &partner, &app_id];
         if selects.iter().all(|selector| selector.is_none()) {
             let reason = "an override needs conversion, ad_group_id, campaign_id, partner or app_id";
@@ -275,9 +272,7 @@ impl Parser<'_> {
         if [click, impression, visit].iter().all(Option::is_none) {
             return Err(self.error(span, "an override needs click, impression or visit"));
         }
-        Ok(WindowOverride {
-            conversion, ad_group_id, campaign_id, partner, app_id, click, impression, visit
-        })
+        Ok(WindowOverride { conversion, ad_group_id, campaign_id, partner, app_id, click, impression, visit })
     }
 
     fn order(&self, order: &Spanned<Order>) -> Result<Vec<TouchKind>, SettingsError> {
@@ -337,9 +332,7 @@ fn time_zone<'de, D: Deserializer<'de>>(from: D) -> Result<Option<(String, TimeZ
     let text = String::deserialize(from)?;
     match TimeZone::get(&text) {
         Ok(zone) => Ok(Some((text, zone))),
-        Err(_) => {
-            Err(D::Error::custom(format!("not an IANA time zone such as Europe/Berlin: {text:?}")))
-        }
+        Err(_) => Err(D::Error::custom(format!("not an IANA time zone such as Europe/Berlin: {text:?}"))),
     }
 }
 
@@ -366,7 +359,9 @@ fn sha256<'de, D: Deserializer<'de>>(from: D) -> Result<[u8; 32], D::Error> {
 fn instant<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
     let text = toml::value::Datetime::deserialize(from)?.to_string();
     text.parse().map(Some).map_err(|_| {
-        D::Error::custom(format!("expires needs a date, a time and an offset, such as 2027-01-01T00:00:00Z: {text}"))
+        D::Error::custom(format!(
+            "expires needs a date, a time and an offset, such as 2027-01-01T00:00:00Z: {text}"
+        ))
     })
 }
 

@@ -183,20 +183,17 @@ pub(super) fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<(), 
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file =
-            fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, path)
     };
     write().map_err(|source| io(path, source))?;
-    sync_folder(path.parent().unwrap_or(Path::new(".")))
+    sync_folder(path.parent().unwrap_or_else(|| Path::new(".")))
 }
 
 fn sync_folder(folder: &Path) -> Result<(), SettingsError> {
-    fs::File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|source| io(folder, source))
+    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(|source| io(folder, source))
 }
 
 fn read_editions(folder: &Path) -> Result<HashMap<String, Edition>, SettingsError> {

@@ -187,7 +187,8 @@ pub fn edition_of(rules: &Rules) -> String {
     format!("sha256:{}", hex(&Sha256::digest(canonical_json(rules))))
 }
 
-fn canonical_json(rules: &Rules) -> Vec<u8> {
+/// The JSON with sorted keys that an edition is the digest of.
+pub fn canonical_json(rules: &Rules) -> Vec<u8> {
     // Plain data with string keys, so it always serializes.
     let value = serde_json::to_value(rules).unwrap_or_default();
     serde_json::to_vec(&sorted(value)).unwrap_or_default()
