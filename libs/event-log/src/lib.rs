@@ -3,9 +3,20 @@
 //! Owns records, offsets, times and consumer positions. It never looks inside a frame.
 
 pub mod conformance;
+mod damage;
+pub mod disk;
 mod limits;
+mod local;
 mod memory;
+mod partition;
+mod positions;
+mod recovery;
+mod scan;
+mod sealed;
+mod segment;
+pub mod simulated;
 mod url;
+mod writer;
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +24,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use thiserror::Error;
 
-pub use crate::memory::{MEMORY_BYTES_MAX, MemoryLog};
+pub use crate::{
+    damage::Damage,
+    local::{
+        Clock, Host, LocalLog, Options, QUEUE_BYTES_MAX, QUEUE_FRAMES_MAX, SEGMENT_BYTES_LEAST,
+        SEGMENT_BYTES_MAX, Writers,
+    },
+    memory::{MEMORY_BYTES_MAX, MemoryLog},
+};
 
 /// The most bytes of frames in one record, before compression.
 pub const RECORD_BYTES_MAX: usize = 512 * 1024;
@@ -150,6 +168,12 @@ pub async fn open(url: &str) -> Result<Arc<dyn EventLog>, LogError> {
     let url = url::LogUrl::parse(url)?;
     match url.scheme.as_str() {
         "memory" => Ok(MemoryLog::from_url(url)?),
+        "file" => {
+            let options = Options::from_url(url)?;
+            let opened = tokio::task::spawn_blocking(move || LocalLog::open(options)).await;
+            let stopped = |error| Err(LogError::Unavailable(format!("the runtime stops: {error}")));
+            Ok(Arc::new(opened.unwrap_or_else(stopped)?))
+        }
         "kafka" => Err(LogError::Url("this build has no feature kafka: use file:// or memory://".to_owned())),
         other => Err(LogError::Url(format!("there is no log {other}://, only file:// and memory://"))),
     }
