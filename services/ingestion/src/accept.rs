@@ -1,0 +1,213 @@
+//! The way of a batch: quota, de-duplicate, stamp, append, mark as seen, and only then acknowledge.
+
+use std::sync::Arc;
+
+use event_log::EventLog;
+use futures_util::future::join_all;
+use service::{Error, Tenant};
+use tracing::Instrument;
+
+use crate::{
+    batch::{Batch, Frame, Slot},
+    cache::{Cache, Quota},
+    encode::FrameHead,
+    error,
+    flights::{Boarding, Carrier, Flight, Flights},
+    metrics::Metrics,
+};
+
+/// Tells how many events are appended and not yet attributed.
+pub type Backlog = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// Takes batches in.
+pub(crate) struct Acceptor {
+    log: Arc<dyn EventLog>,
+    cache: Arc<dyn Cache>,
+    backlog: Backlog,
+    backlog_events_max: u64,
+    flights: Flights,
+    metrics: Metrics,
+}
+
+/// A batch of which every event is durable, known or rejected.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) batch: Batch,
+    /// How many are durable by this request.
+    pub(crate) accepted: usize,
+    /// How many were accepted before.
+    pub(crate) duplicate: usize,
+    /// How many broke a rule.
+    pub(crate) rejected: usize,
+}
+
+/// One item of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Item<'a> {
+    /// Durable.
+    Accepted(&'a str),
+    /// Accepted before.
+    Duplicate(&'a str),
+    /// It broke a rule.
+    Rejected(Option<&'a str>, &'a crate::event::Rejection),
+}
+
+// === impl Acceptor ===
+
+impl Acceptor {
+    pub(crate) fn new(
+        log: Arc<dyn EventLog>,
+        cache: Arc<dyn Cache>,
+        backlog: Backlog,
+        backlog_events_max: u64,
+    ) -> Self {
+        Self { log, cache, backlog, backlog_events_max, flights: Flights::default(), metrics: Metrics::new() }
+    }
+
+    /// How many partitions events go into.
+    pub(crate) fn partitions(&self) -> u32 {
+        self.log.partitions()
+    }
+
+    /// Makes the new events of a batch durable.
+    ///
+    /// # Errors
+    /// Over quota, or unavailable: then nothing of the batch is acknowledged. What of it became durable all the same is
+    /// answered as a duplicate when it is sent again.
+    pub(crate) async fn accept(&self, tenant: &Tenant, mut batch: Batch, now_micros: i64) -> Result<Answer, Error> {
+        if batch.valid() == 0 {
+            return Ok(self.answer(batch));
+        }
+        self.take(tenant, batch.len()).await?;
+        if (self.backlog)().saturating_add(batch.valid() as u64) > self.backlog_events_max {
+            return Err(error::backlog_full());
+        }
+        let (boarding, others) = self.board(tenant, &mut batch).await;
+        let head = FrameHead {
+            tenant: &tenant.name,
+            settings_edition: &tenant.edition,
+            received_at_micros: now_micros,
+            traceparent: "",
+        };
+        self.append(&head, &batch).await?;
+        boarding.durable();
+        // Only now: whoever waits for this request must not be waited for before it has landed.
+        for other in others {
+            if !other.landed().await {
+                return Err(error::shared_failure());
+            }
+        }
+        Ok(self.answer(batch))
+    }
+
+    async fn take(&self, tenant: &Tenant, events: usize) -> Result<(), Error> {
+        let Some(quota) = tenant.quota else { return Ok(()) };
+        let quota = Quota { events_per_second: quota.events_per_second, burst_events: quota.burst_events };
+        // At most as many as a batch may have.
+        match self.cache.take(&tenant.name, events as u32, quota).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(wait)) => Err(error::over_quota(wait)),
+            // A cache that is down refuses nobody.
+            Err(error) => {
+                tracing::warn!(%error, "quotas are not kept");
+                Ok(())
+            }
+        }
+    }
+
+    /// Which ids were seen. Without the cache none: the worker still counts each once.
+    async fn seen(&self, tenant: &str, ids: &[&str]) -> Vec<bool> {
+        if ids.is_empty() {
+            return Vec::new();
+        }
+        self.cache.seen(tenant, ids).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "repeats are not recognised");
+            vec![false; ids.len()]
+        })
+    }
+
+    async fn mark(&self, tenant: &str, ids: &[&str]) {
+        if !ids.is_empty()
+            && let Err(error) = self.cache.mark(tenant, ids).await
+        {
+            tracing::warn!(%error, "repeats will not be recognised");
+        }
+    }
+
+    /// Marks the repeats of a batch: those within it, those in flight elsewhere, which are answered, and those seen before.
+    async fn board(&self, tenant: &Tenant, batch: &mut Batch) -> (Boarding<'_>, Vec<Arc<Flight>>) {
+        let (slots, ids): (Vec<u32>, Vec<&str>) = batch.given_ids().unzip();
+        let (boarding, carriers) = self.flights.board(&tenant.name, ids.into_iter());
+        let mut own = Vec::with_capacity(slots.len());
+        let mut others = Vec::new();
+        for (slot, carrier) in slots.into_iter().zip(carriers) {
+            match carrier {
+                Carrier::Own => own.push(slot),
+                Carrier::Repeat => batch.set_duplicate(slot),
+                Carrier::Other(flight) => {
+                    batch.set_duplicate(slot);
+                    if !others.iter().any(|known| Arc::ptr_eq(known, &flight)) {
+                        others.push(flight);
+                    }
+                }
+            }
+        }
+        // Asked after boarding: whoever carried an id before has marked it before it left.
+        let ids: Vec<_> = own.iter().map(|&slot| batch.id_at(slot)).collect();
+        let seen = self.seen(&tenant.name, &ids).await;
+        for (slot, seen) in own.into_iter().zip(seen) {
+            if seen {
+                batch.set_duplicate(slot);
+            }
+        }
+        (boarding, others)
+    }
+
+    async fn append(&self, head: &FrameHead<'_>, batch: &Batch) -> Result<(), Error> {
+        let span = tracing::debug_span!("append", otel.kind = "producer", events = batch.valid());
+        let traceparent = span.in_scope(telemetry::trace::current_traceparent);
+        let frames = batch.frames(&FrameHead { traceparent: &traceparent, ..*head });
+        let events = frames.iter().map(|frame| frame.slots.len()).sum();
+        let waiting = self.metrics.waiting(events);
+        let appends = frames.iter().map(|Frame { partition, bytes, .. }| self.log.append(*partition, bytes.clone()));
+        let outcomes = join_all(appends).instrument(span).await;
+        drop(waiting);
+        let mut durable = Vec::with_capacity(events);
+        let mut failure = None;
+        for (frame, outcome) in frames.iter().zip(outcomes) {
+            match outcome {
+                Ok(_) => durable.extend(frame.slots.iter().map(|&slot| batch.id_at(slot))),
+                Err(error) => failure = Some(error),
+            }
+        }
+        self.mark(head.tenant, &durable).await;
+        failure.map_or(Ok(()), |error| Err(error::not_appended(error)))
+    }
+
+    fn answer(&self, batch: Batch) -> Answer {
+        let duplicate =
+            batch.slots().iter().filter(|slot| matches!(slot, Slot::Valid(valid) if valid.duplicate)).count();
+        let accepted = batch.valid() - duplicate;
+        let rejected = batch.len() - batch.valid();
+        self.metrics.answered(accepted, duplicate, rejected);
+        Answer { batch, accepted, duplicate, rejected }
+    }
+}
+
+// === impl Answer ===
+
+impl Answer {
+    /// One for each event, in order.
+    pub(crate) fn items(&self) -> impl ExactSizeIterator<Item = Item<'_>> {
+        self.batch.slots().iter().map(|slot| match slot {
+            Slot::Valid(valid) if valid.duplicate => Item::Duplicate(self.batch.event_id(valid)),
+            Slot::Valid(valid) => Item::Accepted(self.batch.event_id(valid)),
+            Slot::Rejected(rejected) => Item::Rejected(rejected.event_id.as_deref(), &rejected.why),
+        })
+    }
+
+    /// Whether there is nothing in it but rejections.
+    pub(crate) fn all_rejected(&self) -> bool {
+        self.rejected > 0 && self.rejected == self.batch.len()
+    }
+}

@@ -1,0 +1,319 @@
+//! The service behind a real front, over a log and a cache that can be held up and made to fail.
+
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderMap, Request, StatusCode},
+};
+use bytes::Bytes;
+use event_log::{Appended, End, Entry, EventLog, LogError};
+use http_body_util::BodyExt;
+use ingestion::{Cache, CacheError, Config, Deps, Quota};
+use prost::Message;
+use proto::{
+    events::{Event, Frame},
+    ingestion::ingestion_service_client::IngestionServiceClient,
+};
+use serde_json::Value;
+use service::{Front, Limits, Peer, SettingsHandle};
+use telemetry::health::Health;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+/// SHA-256 of `key-acme`, `key-other` and `key-reader`.
+const SETTINGS: &str = r#"
+version = 1
+[tenants.acme]
+currency = "CHF"
+[[tenants.acme.keys]]
+name = "k"
+sha256 = "ACME"
+scopes = ["ingest"]
+[[tenants.acme.keys]]
+name = "r"
+sha256 = "READER"
+scopes = ["read"]
+[tenants.other]
+quota_events_per_second = 1
+quota_burst_events = 3
+[[tenants.other.keys]]
+name = "k"
+sha256 = "OTHER"
+scopes = ["ingest"]
+"#;
+
+pub struct Sandbox {
+    pub routes: Router,
+    pub log: Arc<TestLog>,
+    pub cache: Arc<TestCache>,
+    pub backlog: Arc<AtomicU64>,
+    pub shutdown: CancellationToken,
+    pub front: Front,
+    _folder: TempDir,
+}
+
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub json: Value,
+}
+
+impl Sandbox {
+    pub async fn new(partitions: u32) -> Self {
+        Self::with(TestLog::new(partitions).await, Config::default(), Vec::new()).await
+    }
+
+    pub async fn with(log: Arc<TestLog>, config: Config, recover_from: Vec<u64>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = SETTINGS
+            .replace("ACME", &sha256("key-acme"))
+            .replace("OTHER", &sha256("key-other"))
+            .replace("READER", &sha256("key-reader"));
+        fs::write(folder.path().join("settings.toml"), settings).unwrap();
+        let settings = SettingsHandle::open(folder.path()).unwrap();
+        let front = Front::new(settings, Limits::default(), Health::default());
+        let cache = Arc::new(TestCache::default());
+        let backlog = Arc::new(AtomicU64::new(0));
+        let shutdown = CancellationToken::new();
+        let gauge = Arc::clone(&backlog);
+        let deps = Deps {
+            log: Arc::clone(&log) as Arc<dyn EventLog>,
+            cache: Arc::clone(&cache) as Arc<dyn Cache>,
+            backlog: Arc::new(move || gauge.load(Ordering::Relaxed)),
+            recover_from,
+            health: front.health().clone(),
+        };
+        let routes = ingestion::start(&config, deps, &shutdown).await.unwrap();
+        let routes = front.mount("ingestion", routes);
+        Self { routes, log, cache, backlog, shutdown, front, _folder: folder }
+    }
+
+    pub async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.routes.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let json = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        Answer { status: parts.status, headers: parts.headers, json }
+    }
+
+    pub async fn post(&self, body: impl Into<Body>) -> Answer {
+        self.send(post("key-acme", "application/json").body(body.into()).unwrap()).await
+    }
+
+    /// Posts, and answers the statuses of the items.
+    pub async fn statuses(&self, body: impl Into<Body>) -> Vec<String> {
+        let answer = self.post(body).await;
+        assert_eq!(answer.status, 200, "{}", answer.json);
+        statuses(&answer.json)
+    }
+
+    pub fn client(&self) -> IngestionServiceClient<Peer> {
+        IngestionServiceClient::new(Peer::in_process(self.routes.clone()).for_tenant("acme"))
+    }
+}
+
+pub fn statuses(json: &Value) -> Vec<String> {
+    let items = json["items"].as_array().unwrap();
+    items.iter().map(|item| item["status"].as_str().unwrap().to_owned()).collect()
+}
+
+pub fn post(key: &str, content_type: &str) -> axum::http::request::Builder {
+    Request::post("/v1/events")
+        .header("authorization", format!("Bearer {key}"))
+        .header("content-type", content_type)
+}
+
+/// A click that is valid.
+pub fn click(event_id: &str, device_id: &str) -> String {
+    format!(
+        r#"{{"event_id":"{event_id}","event_type":"click","timestamp":1767225600000,"device_id":"{device_id}"}}"#
+    )
+}
+
+fn sha256(text: &str) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Waits until something holds, at most ten seconds.
+pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+/// What the log does with appends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Open,
+    Held,
+    Refuse,
+    Unconfirmed,
+    RefusePartition(u32),
+}
+
+/// A log in memory that can be held up and made to fail.
+pub struct TestLog {
+    inner: Arc<dyn EventLog>,
+    mode: watch::Sender<Mode>,
+    pub asked: AtomicU64,
+}
+
+impl TestLog {
+    pub async fn new(partitions: u32) -> Arc<Self> {
+        let inner = event_log::open(&format!("memory://?partitions={partitions}")).await.unwrap();
+        Arc::new(Self { inner, mode: watch::Sender::new(Mode::Open), asked: AtomicU64::new(0) })
+    }
+
+    pub fn set(&self, mode: Mode) {
+        self.mode.send_replace(mode);
+    }
+
+    pub fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Every frame with its bytes and partition.
+    pub async fn frames(&self) -> Vec<(u32, usize, Frame)> {
+        let mut frames = Vec::new();
+        for partition in 0..self.partitions() {
+            let end = self.end(partition).await.unwrap().offset;
+            let mut at = 0;
+            while at < end {
+                for entry in self.read(partition, at, 1 << 20, Duration::ZERO).await.unwrap() {
+                    let Entry::Record(record) = entry else { panic!("a gap in memory") };
+                    at = record.offset + 1;
+                    let decoded = |frame: &Bytes| (partition, frame.len(), Frame::decode(frame.clone()).unwrap());
+                    frames.extend(record.frames.iter().map(decoded));
+                }
+            }
+        }
+        frames
+    }
+
+    pub async fn events(&self) -> Vec<Event> {
+        self.frames().await.into_iter().flat_map(|(_, _, frame)| frame.events).collect()
+    }
+
+    /// The ids in the log, sorted.
+    pub async fn ids(&self) -> Vec<String> {
+        let mut ids: Vec<_> = self.events().await.into_iter().map(|event| event.event_id).collect();
+        ids.sort();
+        ids
+    }
+}
+
+#[async_trait]
+impl EventLog for TestLog {
+    fn partitions(&self) -> u32 {
+        self.inner.partitions()
+    }
+
+    fn id(&self) -> u128 {
+        self.inner.id()
+    }
+
+    async fn append(&self, partition: u32, frame: Bytes) -> Result<Appended, LogError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let mut mode = self.mode.subscribe();
+        let mode = *mode.wait_for(|mode| *mode != Mode::Held).await.unwrap();
+        match mode {
+            Mode::Refuse => Err(LogError::Unavailable("refused by the test".to_owned())),
+            Mode::RefusePartition(refused) if refused == partition => {
+                Err(LogError::Unavailable("refused by the test".to_owned()))
+            }
+            Mode::Unconfirmed => {
+                self.inner.append(partition, frame).await?;
+                Err(LogError::Indeterminate("not confirmed by the test".to_owned()))
+            }
+            _ => self.inner.append(partition, frame).await,
+        }
+    }
+
+    async fn read(
+        &self,
+        partition: u32,
+        from: u64,
+        bytes_max: usize,
+        wait: Duration,
+    ) -> Result<Vec<Entry>, LogError> {
+        self.inner.read(partition, from, bytes_max, wait).await
+    }
+
+    async fn end(&self, partition: u32) -> Result<End, LogError> {
+        self.inner.end(partition).await
+    }
+
+    async fn commit(&self, consumer: &str, partition: u32, offset: u64) -> Result<(), LogError> {
+        self.inner.commit(consumer, partition, offset).await
+    }
+
+    async fn committed(&self, consumer: &str, partition: u32) -> Result<Option<u64>, LogError> {
+        self.inner.committed(consumer, partition).await
+    }
+}
+
+/// A cache in memory that can be down.
+#[derive(Default)]
+pub struct TestCache {
+    seen: Mutex<HashSet<(String, String)>>,
+    taken: Mutex<HashMap<String, u32>>,
+    pub down: std::sync::atomic::AtomicBool,
+}
+
+impl TestCache {
+    pub fn marked(&self) -> usize {
+        self.seen.lock().unwrap().len()
+    }
+
+    fn up(&self) -> Result<(), CacheError> {
+        if self.down.load(Ordering::Relaxed) { Err(CacheError("down".to_owned())) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl Cache for TestCache {
+    async fn seen(&self, tenant: &str, event_ids: &[&str]) -> Result<Vec<bool>, CacheError> {
+        self.up()?;
+        tokio::task::yield_now().await;
+        let seen = self.seen.lock().unwrap();
+        Ok(event_ids.iter().map(|id| seen.contains(&(tenant.to_owned(), (*id).to_owned()))).collect())
+    }
+
+    async fn mark(&self, tenant: &str, event_ids: &[&str]) -> Result<(), CacheError> {
+        self.up()?;
+        tokio::task::yield_now().await;
+        let mut seen = self.seen.lock().unwrap();
+        seen.extend(event_ids.iter().map(|id| (tenant.to_owned(), (*id).to_owned())));
+        Ok(())
+    }
+
+    async fn take(&self, tenant: &str, events: u32, quota: Quota) -> Result<Result<(), Duration>, CacheError> {
+        self.up()?;
+        let mut taken = self.taken.lock().unwrap();
+        let taken = taken.entry(tenant.to_owned()).or_default();
+        if *taken + events > quota.burst_events.get() {
+            return Ok(Err(Duration::from_secs(7)));
+        }
+        *taken += events;
+        Ok(Ok(()))
+    }
+}
