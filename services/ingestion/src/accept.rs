@@ -1,7 +1,8 @@
 //! The way of a batch: quota, de-duplicate, stamp, append, mark as seen, and only then acknowledge.
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc};
 
+use cache::{Cache, Quota, Taken};
 use event_log::EventLog;
 use futures_util::future::join_all;
 use service::{Error, Tenant};
@@ -9,7 +10,6 @@ use tracing::Instrument;
 
 use crate::{
     batch::{Batch, Frame, Slot},
-    cache::{Cache, Quota},
     encode::FrameHead,
     error,
     flights::{Boarding, Carrier, Flight, Flights},
@@ -74,7 +74,12 @@ impl Acceptor {
     /// # Errors
     /// Over quota, or unavailable: then nothing of the batch is acknowledged. What of it became durable all the same is
     /// answered as a duplicate when it is sent again.
-    pub(crate) async fn accept(&self, tenant: &Tenant, mut batch: Batch, now_micros: i64) -> Result<Answer, Error> {
+    pub(crate) async fn accept(
+        &self,
+        tenant: &Tenant,
+        mut batch: Batch,
+        now_micros: i64,
+    ) -> Result<Answer, Error> {
         if batch.valid() == 0 {
             return Ok(self.answer(batch));
         }
@@ -101,12 +106,15 @@ impl Acceptor {
     }
 
     async fn take(&self, tenant: &Tenant, events: usize) -> Result<(), Error> {
-        let Some(quota) = tenant.quota else { return Ok(()) };
-        let quota = Quota { events_per_second: quota.events_per_second, burst_events: quota.burst_events };
         // At most as many as a batch may have.
-        match self.cache.take(&tenant.name, events as u32, quota).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(wait)) => Err(error::over_quota(wait)),
+        let (Some(quota), Some(events)) = (tenant.quota, NonZeroU32::new(events as u32)) else {
+            return Ok(());
+        };
+        let quota = Quota { events_per_second: quota.events_per_second, burst_events: quota.burst_events };
+        match self.cache.take(&tenant.name, events, quota).await {
+            Ok(Taken::Yes) => Ok(()),
+            Ok(Taken::After(wait)) => Err(error::over_quota(wait)),
+            Ok(Taken::Never) => Err(error::over_burst(quota.burst_events)),
             // A cache that is down refuses nobody.
             Err(error) => {
                 tracing::warn!(%error, "quotas are not kept");
@@ -169,7 +177,8 @@ impl Acceptor {
         let frames = batch.frames(&FrameHead { traceparent: &traceparent, ..*head });
         let events = frames.iter().map(|frame| frame.slots.len()).sum();
         let waiting = self.metrics.waiting(events);
-        let appends = frames.iter().map(|Frame { partition, bytes, .. }| self.log.append(*partition, bytes.clone()));
+        let appends =
+            frames.iter().map(|Frame { partition, bytes, .. }| self.log.append(*partition, bytes.clone()));
         let outcomes = join_all(appends).instrument(span).await;
         drop(waiting);
         let mut durable = Vec::with_capacity(events);

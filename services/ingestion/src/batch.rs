@@ -167,11 +167,6 @@ impl Batch {
         self.slots.len()
     }
 
-    /// Whether there are none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.slots.is_empty()
-    }
-
     /// How many keep the rules.
     pub(crate) fn valid(&self) -> usize {
         self.valid

@@ -1,6 +1,6 @@
 //! What goes wrong, and what callers are told of it.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use event_log::LogError;
 use thiserror::Error;
@@ -28,7 +28,7 @@ pub enum Error {
     },
     /// The ids read could not be marked as seen.
     #[error("the cache takes no ids: {0}")]
-    Cache(#[source] crate::cache::CacheError),
+    Cache(#[source] cache::CacheError),
 }
 
 impl From<Unreadable> for service::Error {
@@ -48,7 +48,8 @@ impl From<TooMany> for service::Error {
 pub(crate) fn not_appended(error: LogError) -> service::Error {
     match error {
         LogError::Unavailable(_) | LogError::Corrupt(_) => {
-            service::Error::unavailable("the event log takes no events now; send them again").code("log_unavailable")
+            service::Error::unavailable("the event log takes no events now; send them again")
+                .code("log_unavailable")
         }
         LogError::Indeterminate(_) => service::Error::unavailable(
             "the event log did not confirm in time; send the events again with the same event_id",
@@ -76,5 +77,13 @@ pub(crate) fn backlog_full() -> service::Error {
 }
 
 pub(crate) fn over_quota(wait: Duration) -> service::Error {
-    service::Error::over_quota("the tenant's quota of events is used up; send less, or wait").retry_after(wait)
+    service::Error::over_quota("the tenant's quota of events is used up; send less, or wait")
+        .retry_after(wait)
+}
+
+/// It will not pass however long the client waits, so it is told what to do instead.
+pub(crate) fn over_burst(events_max: NonZeroU32) -> service::Error {
+    let detail =
+        format!("the tenant's quota takes at most {events_max} events at once; send smaller batches");
+    service::Error::over_quota(detail).code("batch_over_quota")
 }

@@ -9,7 +9,6 @@ pub mod parse;
 pub mod validate;
 
 mod accept;
-mod cache;
 mod batch;
 mod config;
 mod error;
@@ -25,12 +24,12 @@ mod time;
 use std::{sync::Arc, time::Duration};
 
 use axum::Router;
+use cache::Cache;
 use event_log::EventLog;
 use telemetry::health::Health;
 use tokio_util::sync::CancellationToken;
 
 pub use accept::Backlog;
-pub use cache::{Cache, CacheError, Quota};
 pub use config::{BATCH_EVENTS_MAX, Config};
 pub use error::Error;
 

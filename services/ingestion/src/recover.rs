@@ -2,11 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use cache::{Cache, IDS_MAX};
 use event_log::{Entry, EventLog, Record};
-use proto::events::{Frame, FrameKind};
 use prost::Message;
+use proto::events::{Frame, FrameKind};
 
-use crate::{cache::Cache, error::Error};
+use crate::error::Error;
 
 /// About how much is read from the log at once.
 const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -30,7 +31,13 @@ pub(crate) async fn recover(log: &dyn EventLog, cache: &Arc<dyn Cache>, from: &[
                         events += mark(cache, &record).await?;
                     }
                     Entry::Gap { to, reason, .. } => {
-                        tracing::warn!(partition, from = at, to, reason, "event ids are lost with their records");
+                        tracing::warn!(
+                            partition,
+                            from = at,
+                            to,
+                            reason,
+                            "event ids are lost with their records"
+                        );
                         at = to;
                     }
                 }
@@ -49,7 +56,9 @@ async fn mark(cache: &Arc<dyn Cache>, record: &Record) -> Result<u64, Error> {
             continue;
         }
         let ids: Vec<_> = frame.events.iter().map(|event| event.event_id.as_str()).collect();
-        cache.mark(&frame.tenant, &ids).await.map_err(Error::Cache)?;
+        for ids in ids.chunks(IDS_MAX) {
+            cache.mark(&frame.tenant, ids).await.map_err(Error::Cache)?;
+        }
         events += ids.len() as u64;
     }
     Ok(events)

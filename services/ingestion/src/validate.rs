@@ -102,7 +102,8 @@ pub fn size(event: &EventRef<'_>) -> Result<(), Rejection> {
     if event.bytes <= EVENT_BYTES_MAX {
         return Ok(());
     }
-    let reason = format!("an event has at most {EVENT_BYTES_MAX} bytes, not {}", event.bytes);
+    // How many it has depends on the protocol, the answer must not.
+    let reason = format!("an event has at most {EVENT_BYTES_MAX} bytes");
     Err(Rejection::whole(Code::TooLarge, reason))
 }
 

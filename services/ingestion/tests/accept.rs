@@ -168,8 +168,10 @@ async fn a_quota_is_kept_before_anything_is_appended() {
     };
     assert_eq!(send(&["a", "b", "c"]).await.status, 200);
     let refused = send(&["d"]).await;
-    assert_eq!((refused.status.as_u16(), refused.headers["retry-after"].as_bytes()), (429, &b"7"[..]));
-    assert_eq!(sandbox.log.ids().await.len(), 3);
+    assert_eq!((refused.status.as_u16(), refused.headers["retry-after"].as_bytes()), (429, &b"1"[..]));
+    let never = send(&["e", "f", "g", "h"]).await;
+    assert_eq!((never.status.as_u16(), never.json["code"].as_str()), (429, Some("batch_over_quota")));
+    assert_eq!(sandbox.log.ids().await, ["a", "b", "c"]);
     // A tenant without a quota is not held up.
     assert_eq!(sandbox.statuses(click("e", "d")).await, ["accepted"]);
 }

@@ -107,7 +107,9 @@ fn answer_in_rest(answer: IngestEventsResponse, given: &[Event]) -> Value {
             let assigned = given.event_id.is_empty();
             assert_eq!(assigned && !item.event_id.is_empty(), assigned && item.status() != Status::Rejected);
             let id = if assigned { String::new() } else { item.event_id };
-            for (name, text) in [("event_id", id), ("code", item.code), ("field", item.field), ("reason", item.reason)] {
+            for (name, text) in
+                [("event_id", id), ("code", item.code), ("field", item.field), ("reason", item.reason)]
+            {
                 if !text.is_empty() {
                     fields[name] = json!(text);
                 }
@@ -176,8 +178,8 @@ fn some_event() -> impl Strategy<Value = Event> {
                 *texts(&mut event)[index].1 = text;
             }
             let value = |kind| ProtoValue { kind: Some(kind) };
-            event.properties =
-                properties.map(|fields| Struct { fields: fields.into_iter().map(|(k, v)| (k, value(v))).collect() });
+            event.properties = properties
+                .map(|fields| Struct { fields: fields.into_iter().map(|(k, v)| (k, value(v))).collect() });
             event
         })
 }
@@ -218,7 +220,8 @@ async fn a_batch_has_at_most_10_000_events_and_8_mib() {
     let status = sandbox.client().ingest_events(many(10_001)).await.unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange);
     let large = Event { user_agent: "x".repeat(8 * 1024 * 1024), ..click("a") };
-    let status = sandbox.client().ingest_events(IngestEventsRequest { events: vec![large] }).await.unwrap_err();
+    let status =
+        sandbox.client().ingest_events(IngestEventsRequest { events: vec![large] }).await.unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
 }
 
@@ -230,7 +233,8 @@ async fn what_rest_cannot_say_is_rejected_here() {
         Event { timestamp: Some(Timestamp { seconds: 1_767_225_600, nanos: -1 }), ..click("a") },
         Event { timestamp: Some(Timestamp { seconds: i64::MAX, nanos: 0 }), ..click("a") },
     ];
-    let answer = sandbox.client().ingest_events(IngestEventsRequest { events: strange }).await.unwrap().into_inner();
+    let answer =
+        sandbox.client().ingest_events(IngestEventsRequest { events: strange }).await.unwrap().into_inner();
     let said: Vec<_> = answer.items.iter().map(|item| (item.code.as_str(), item.field.as_str())).collect();
     let expected =
         [("invalid_value", "event_type"), ("invalid_value", "timestamp"), ("out_of_range", "timestamp")];
@@ -261,7 +265,8 @@ async fn a_stream_is_answered_in_order_and_reads_no_more_than_it_works_on() {
         send.send(batch(sequence * 7)).await.unwrap();
     }
     sandbox.log.set(Mode::Held);
-    let mut answers = sandbox.client().stream_events(ReceiverStream::new(receive)).await.unwrap().into_inner();
+    let mut answers =
+        sandbox.client().stream_events(ReceiverStream::new(receive)).await.unwrap().into_inner();
     let reading = service::task::spawn("a client", async move {
         let mut read = Vec::new();
         while let Some(answer) = answers.message().await.unwrap() {
@@ -284,7 +289,8 @@ async fn a_stream_is_answered_in_order_and_reads_no_more_than_it_works_on() {
 async fn a_batch_that_cannot_be_taken_ends_the_stream_behind_the_answers_before_it() {
     let sandbox = Sandbox::new(1).await;
     let (send, receive) = mpsc::channel(10);
-    let mut answers = sandbox.client().stream_events(ReceiverStream::new(receive)).await.unwrap().into_inner();
+    let mut answers =
+        sandbox.client().stream_events(ReceiverStream::new(receive)).await.unwrap().into_inner();
     send.send(batch(1)).await.unwrap();
     assert_eq!(answers.message().await.unwrap().unwrap().sequence, 1);
     sandbox.log.set(Mode::Refuse);
@@ -297,11 +303,13 @@ async fn a_batch_that_cannot_be_taken_ends_the_stream_behind_the_answers_before_
 async fn the_shutdown_ends_a_stream_once_what_was_read_is_answered() {
     let sandbox = Sandbox::new(1).await;
     let (send, receive) = mpsc::channel(10);
-    let mut answers = sandbox.client().stream_events(ReceiverStream::new(receive)).await.unwrap().into_inner();
+    let mut answers =
+        sandbox.client().stream_events(ReceiverStream::new(receive)).await.unwrap().into_inner();
     sandbox.log.set(Mode::Held);
     send.send(batch(1)).await.unwrap();
     let log = Arc::clone(&sandbox.log);
-    let reading = service::task::spawn("a client", async move { (answers.message().await, answers.message().await) });
+    let reading =
+        service::task::spawn("a client", async move { (answers.message().await, answers.message().await) });
     eventually("the batch is worked on", || log.asked() == 1).await;
     sandbox.shutdown.cancel();
     sandbox.log.set(Mode::Open);

@@ -38,10 +38,16 @@ async fn a_rejected_event_is_named_by_its_id_if_that_is_valid() {
     assert_eq!(answer.status, 400);
     assert_eq!(answer.headers["content-type"], "application/json");
     let item = &answer.json["items"][0];
-    assert_eq!((&item["event_id"], &item["code"], &item["field"]), (&json!("a-b"), &json!("out_of_range"), &json!("timestamp")));
+    assert_eq!(
+        (&item["event_id"], &item["code"], &item["field"]),
+        (&json!("a-b"), &json!("out_of_range"), &json!("timestamp"))
+    );
     let answer = sandbox.post(r#"{"q\"\n":1,"event_id":"a b"}"#).await;
     let item = &answer.json["items"][0];
-    assert_eq!((&item["event_id"], &item["code"], &item["field"]), (&Value::Null, &json!("unknown_field"), &json!("q\"\n")));
+    assert_eq!(
+        (&item["event_id"], &item["code"], &item["field"]),
+        (&Value::Null, &json!("unknown_field"), &json!("q\"\n"))
+    );
     let answer = sandbox.post("7").await;
     assert_eq!((answer.status.as_u16(), &answer.json["items"][0]["field"]), (400, &Value::Null));
 }
@@ -50,10 +56,16 @@ async fn a_rejected_event_is_named_by_its_id_if_that_is_valid() {
 async fn only_a_batch_of_rejections_alone_is_400() {
     let sandbox = Sandbox::new(1).await;
     assert_eq!(sandbox.post(format!("[{},1]", click("a", "d"))).await.status, 200);
-    assert_eq!(sandbox.post(format!("[{},1]", click("a", "d"))).await.status, 200, "a duplicate is no rejection");
+    assert_eq!(
+        sandbox.post(format!("[{},1]", click("a", "d"))).await.status,
+        200,
+        "a duplicate is no rejection"
+    );
     let answer = sandbox.post("[1,2]").await;
     assert_eq!((answer.status.as_u16(), &answer.json["rejected"]), (400, &json!(2)));
-    for (body, content_type) in [("[]", "application/json"), ("", "application/x-ndjson"), ("\n\r\n", "application/x-ndjson")] {
+    for (body, content_type) in
+        [("[]", "application/json"), ("", "application/x-ndjson"), ("\n\r\n", "application/x-ndjson")]
+    {
         let answer = sandbox.send(post("key-acme", content_type).body(body.into()).unwrap()).await;
         assert_eq!(answer.status, 200);
         assert_eq!(answer.json, json!({"accepted":0,"duplicate":0,"rejected":0,"items":[]}));
@@ -116,8 +128,11 @@ async fn a_body_may_be_compressed() {
 #[tokio::test]
 async fn a_batch_has_at_most_10_000_items_and_8_mib() {
     let sandbox = Sandbox::new(4).await;
-    let lines = |count: usize| (0..count).map(|i| click(&format!("e{i}"), &format!("d{i}")) + "\n").collect::<String>();
-    let send = |body: String| sandbox.send(post("key-acme", "application/x-ndjson").body(body.into()).unwrap());
+    let lines = |count: usize| {
+        (0..count).map(|i| click(&format!("e{i}"), &format!("d{i}")) + "\n").collect::<String>()
+    };
+    let send =
+        |body: String| sandbox.send(post("key-acme", "application/x-ndjson").body(body.into()).unwrap());
     let answer = send(lines(10_001)).await;
     assert_eq!((answer.status.as_u16(), answer.json["code"].as_str()), (413, Some("too_many_events")));
     assert!(sandbox.log.ids().await.is_empty());
@@ -219,7 +234,10 @@ async fn a_batch_larger_than_a_frame_is_split_and_nothing_is_lost() {
     let sandbox = Sandbox::new(2).await;
     let agent = "x".repeat(1_000);
     let events: Vec<_> = (0..1_500)
-        .map(|i| click(&format!("e{i:04}"), &format!("d{i}")).replace('}', &format!(",\"user_agent\":\"{agent}\"}}")))
+        .map(|i| {
+            click(&format!("e{i:04}"), &format!("d{i}"))
+                .replace('}', &format!(",\"user_agent\":\"{agent}\"}}"))
+        })
         .collect();
     let answer = sandbox.post(format!("[{}]", events.join(","))).await;
     assert_eq!(answer.json["accepted"], json!(1_500));

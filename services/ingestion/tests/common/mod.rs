@@ -3,11 +3,12 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     fs,
+    num::NonZeroU32,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -19,9 +20,10 @@ use axum::{
     http::{HeaderMap, Request, StatusCode},
 };
 use bytes::Bytes;
+use cache::{Cache, CacheError, Quota, Taken};
 use event_log::{Appended, End, Entry, EventLog, LogError};
 use http_body_util::BodyExt;
-use ingestion::{Cache, CacheError, Config, Deps, Quota};
+use ingestion::{Config, Deps};
 use prost::Message;
 use proto::{
     events::{Event, Frame},
@@ -35,7 +37,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-/// SHA-256 of `key-acme`, `key-other` and `key-reader`.
+/// With the hashes of `key-acme`, `key-other` and `key-reader` in the place of their names.
 const SETTINGS: &str = r#"
 version = 1
 [tenants.acme]
@@ -201,7 +203,8 @@ impl TestLog {
                 for entry in self.read(partition, at, 1 << 20, Duration::ZERO).await.unwrap() {
                     let Entry::Record(record) = entry else { panic!("a gap in memory") };
                     at = record.offset + 1;
-                    let decoded = |frame: &Bytes| (partition, frame.len(), Frame::decode(frame.clone()).unwrap());
+                    let decoded =
+                        |frame: &Bytes| (partition, frame.len(), Frame::decode(frame.clone()).unwrap());
                     frames.extend(record.frames.iter().map(decoded));
                 }
             }
@@ -271,49 +274,51 @@ impl EventLog for TestLog {
     }
 }
 
-/// A cache in memory that can be down.
-#[derive(Default)]
+/// A cache in memory that can be down, and counts what it was told.
 pub struct TestCache {
-    seen: Mutex<HashSet<(String, String)>>,
-    taken: Mutex<HashMap<String, u32>>,
-    pub down: std::sync::atomic::AtomicBool,
+    inner: Arc<dyn Cache>,
+    marked: Mutex<HashSet<(String, String)>>,
+    pub down: AtomicBool,
+}
+
+impl Default for TestCache {
+    fn default() -> Self {
+        let inner = cache::open("memory://").unwrap();
+        Self { inner, marked: Mutex::default(), down: AtomicBool::new(false) }
+    }
 }
 
 impl TestCache {
     pub fn marked(&self) -> usize {
-        self.seen.lock().unwrap().len()
+        self.marked.lock().unwrap().len()
     }
 
     fn up(&self) -> Result<(), CacheError> {
-        if self.down.load(Ordering::Relaxed) { Err(CacheError("down".to_owned())) } else { Ok(()) }
+        let name = "test".to_owned();
+        let down = self.down.load(Ordering::Relaxed);
+        if down { Err(CacheError::Parameter { name, reason: "down".to_owned() }) } else { Ok(()) }
     }
 }
 
 #[async_trait]
 impl Cache for TestCache {
-    async fn seen(&self, tenant: &str, event_ids: &[&str]) -> Result<Vec<bool>, CacheError> {
+    async fn seen(&self, tenant: &str, ids: &[&str]) -> Result<Vec<bool>, CacheError> {
         self.up()?;
         tokio::task::yield_now().await;
-        let seen = self.seen.lock().unwrap();
-        Ok(event_ids.iter().map(|id| seen.contains(&(tenant.to_owned(), (*id).to_owned()))).collect())
+        self.inner.seen(tenant, ids).await
     }
 
-    async fn mark(&self, tenant: &str, event_ids: &[&str]) -> Result<(), CacheError> {
+    async fn mark(&self, tenant: &str, ids: &[&str]) -> Result<(), CacheError> {
         self.up()?;
         tokio::task::yield_now().await;
-        let mut seen = self.seen.lock().unwrap();
-        seen.extend(event_ids.iter().map(|id| (tenant.to_owned(), (*id).to_owned())));
+        self.inner.mark(tenant, ids).await?;
+        let mut marked = self.marked.lock().unwrap();
+        marked.extend(ids.iter().map(|id| (tenant.to_owned(), (*id).to_owned())));
         Ok(())
     }
 
-    async fn take(&self, tenant: &str, events: u32, quota: Quota) -> Result<Result<(), Duration>, CacheError> {
+    async fn take(&self, tenant: &str, events: NonZeroU32, quota: Quota) -> Result<Taken, CacheError> {
         self.up()?;
-        let mut taken = self.taken.lock().unwrap();
-        let taken = taken.entry(tenant.to_owned()).or_default();
-        if *taken + events > quota.burst_events.get() {
-            return Ok(Err(Duration::from_secs(7)));
-        }
-        *taken += events;
-        Ok(Ok(()))
+        self.inner.take(tenant, events, quota).await
     }
 }
