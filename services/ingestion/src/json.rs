@@ -110,7 +110,7 @@ impl<'a> Scanner<'a> {
     pub(crate) fn string(&mut self) -> Result<Option<Cow<'a, str>>> {
         self.expect(b'"', "expected a string")?;
         let from = self.at;
-        self.to_special()?;
+        self.skip_plain()?;
         if self.text.as_bytes()[self.at] == b'"' {
             self.at += 1;
             return Ok(Some(Cow::Borrowed(&self.text[from..self.at - 1])));
@@ -202,7 +202,7 @@ impl<'a> Scanner<'a> {
     fn skip_string(&mut self) -> Result<()> {
         self.expect(b'"', "expected a string")?;
         loop {
-            self.to_special()?;
+            self.skip_plain()?;
             self.at += 1;
             if self.text.as_bytes()[self.at - 1] == b'"' {
                 return Ok(());
@@ -232,7 +232,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Goes on to the next quote or backslash; a control character on the way is an error.
-    fn to_special(&mut self) -> Result<()> {
+    fn skip_plain(&mut self) -> Result<()> {
         let bytes = self.text.as_bytes();
         // Eight bytes at a time: the lowest marked byte is the first special one. Marks above it may be false, since a
         // subtraction borrows upwards only.
@@ -272,7 +272,7 @@ impl<'a> Scanner<'a> {
                 None => whole = false,
             }
             let from = self.at;
-            self.to_special()?;
+            self.skip_plain()?;
             out.push_str(&self.text[from..self.at]);
         }
     }

@@ -34,7 +34,7 @@ pub use config::{BATCH_EVENTS_MAX, Config};
 pub use error::Error;
 
 /// How often the log is asked whether it can take events.
-const LOG_HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+const LOG_HEALTH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What the service works with.
 pub struct Deps {

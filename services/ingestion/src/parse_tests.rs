@@ -4,10 +4,10 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::event::TEXTS;
 
 /// What a reading of a body comes to, in plain words: of each item its fields or its first mistake.
-type Read = Result<Vec<Result<Map<String, Value>, (Code, String)>>, (usize, usize)>;
+type Read = Result<Vec<Item>, (usize, usize)>;
+type Item = Result<Map<String, Value>, (Code, String)>;
 
 fn read(body: impl AsRef<[u8]>, format: Format) -> Read {
     let at = |error: Unreadable| (error.byte, error.line);
@@ -28,9 +28,9 @@ fn read_json(body: &str) -> Read {
 fn plain(event: &EventRef<'_>) -> Map<String, Value> {
     let mut fields = Map::new();
     let mut put = |name: &str, value: Value| assert!(fields.insert(name.to_owned(), value).is_none());
-    for index in 0..TEXTS {
-        if let Some(text) = &event.texts[index] {
-            put(FIELDS[index], json!(text));
+    for (name, text) in FIELDS.iter().zip(&event.texts) {
+        if let Some(text) = text {
+            put(name, json!(text));
         }
     }
     match &event.event_type {
@@ -93,7 +93,7 @@ const FIELDS: [&str; 24] = [
 ];
 
 /// The same reading over a tree of values: the plain, slow model.
-fn model(body: &[u8], format: Format) -> Option<Vec<Result<Map<String, Value>, (Code, String)>>> {
+fn model(body: &[u8], format: Format) -> Option<Vec<Item>> {
     let text = std::str::from_utf8(body).ok()?;
     let values = match format {
         Format::Json => match serde_json::from_str(text).ok()? {
@@ -110,7 +110,7 @@ fn model(body: &[u8], format: Format) -> Option<Vec<Result<Map<String, Value>, (
     Some(values.into_iter().map(model_item).collect())
 }
 
-fn model_item(value: Value) -> Result<Map<String, Value>, (Code, String)> {
+fn model_item(value: Value) -> Item {
     let Value::Object(mut fields) = value else { return Err((Code::InvalidValue, String::new())) };
     for (name, value) in &mut fields {
         if !FIELDS.contains(&name.as_str()) {

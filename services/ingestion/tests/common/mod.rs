@@ -176,17 +176,28 @@ pub enum Mode {
 pub struct TestLog {
     inner: Arc<dyn EventLog>,
     mode: watch::Sender<Mode>,
+    ailing: Mutex<Option<&'static str>>,
     pub asked: AtomicU64,
 }
 
 impl TestLog {
     pub async fn new(partitions: u32) -> Arc<Self> {
         let inner = event_log::open(&format!("memory://?partitions={partitions}")).await.unwrap();
-        Arc::new(Self { inner, mode: watch::Sender::new(Mode::Open), asked: AtomicU64::new(0) })
+        Arc::new(Self {
+            inner,
+            mode: watch::Sender::new(Mode::Open),
+            ailing: Mutex::new(None),
+            asked: AtomicU64::new(0),
+        })
     }
 
     pub fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
+    }
+
+    /// What is wrong with it, for readiness.
+    pub fn ail(&self, reason: Option<&'static str>) {
+        *self.ailing.lock().unwrap() = reason;
     }
 
     pub fn asked(&self) -> u64 {
@@ -271,6 +282,10 @@ impl EventLog for TestLog {
 
     async fn committed(&self, consumer: &str, partition: u32) -> Result<Option<u64>, LogError> {
         self.inner.committed(consumer, partition).await
+    }
+
+    fn health(&self) -> Result<(), String> {
+        self.ailing.lock().unwrap().map_or(Ok(()), |reason| Err(reason.to_owned()))
     }
 }
 
