@@ -3,6 +3,19 @@
 //! Owns de-duplication, the joining of persons and the editions of decisions. It never decides: it is told.
 //! It is an index over the event log and can be rebuilt from it.
 
+mod affected;
+mod editions;
+mod journeys;
+mod kv;
+mod local;
+mod memory;
+mod outbox;
+mod persons;
+mod record;
+mod rows;
+mod store;
+mod url;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -10,6 +23,8 @@ use bytes::Bytes;
 use model::IdentityHash;
 use proto::events::{DecisionReason, Event};
 use thiserror::Error;
+
+use crate::{local::Local, memory::Memory, store::Store, url::Location};
 
 /// The most identities of one person; a larger set is shared, and none of its links is followed.
 pub const IDENTITIES_MAX: usize = 100;
@@ -318,7 +333,23 @@ pub struct Stores {
     pub outbox: Arc<dyn Outbox>,
 }
 
-/// Opens the store that the URL names: `memory://`, `file:///path?…`.
+/// Opens the store that the URL names.
+///
+/// `memory://` is gone with the process. `file:///path?cache_bytes_max=…` is a folder of this store's own, made if there is
+/// none; the cache of blocks is 64 MiB unless said otherwise, at least 1 MiB. Of two processes the second one is refused, and
+/// so is a folder of a newer format, before anything is written.
 pub async fn open(url: &str) -> Result<Stores, StoreError> {
-    Err(StoreError::Url(url.to_owned()))
+    match url::parse(url)? {
+        Location::Memory => Ok(stores(Store::new(Memory::default()))),
+        Location::File { path, cache_bytes_max } => {
+            let opened = tokio::task::spawn_blocking(move || Local::open(&path, cache_bytes_max)).await;
+            let local = opened.map_err(|error| StoreError::Unavailable(format!("opening stopped: {error}")))??;
+            Ok(stores(Store::new(local)))
+        }
+    }
+}
+
+fn stores<K: kv::Kv>(store: Store<K>) -> Stores {
+    let store = Arc::new(store);
+    Stores { journeys: Arc::clone(&store) as Arc<dyn JourneyStore>, outbox: store }
 }

@@ -1,0 +1,233 @@
+//! Reading persons: the journey of a conversion, and the pages of everything a person did.
+
+use std::{cmp::Reverse, collections::BinaryHeap, iter::Peekable, ops::Deref};
+
+use model::{EventHash, IdentityHash, JOURNEY_TOUCHES_MAX, rules::WINDOW_MILLIS_MAX};
+use proto::events::Event;
+
+use crate::{
+    JourneyQuery, Page, StoreError, StoredConversion, StoredJourney,
+    kv::{Kv, Payload, Reader, Table, View, damaged},
+    persons,
+    rows::{self, ConversionRow, EmptyRow, IdentityRow, SeenRow},
+    store::Store,
+};
+
+/// The most events of one page.
+pub(crate) const PAGE_EVENTS_MAX: usize = 1_000;
+
+/// Which end of the timelines a merge starts from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Oldest,
+    Newest,
+}
+
+/// A verified row of one timeline.
+struct Row<S> {
+    table: Table,
+    key: S,
+    payload: Payload<S>,
+}
+
+// === impl Store ===
+
+impl<K: Kv> Store<K> {
+    /// See [`crate::JourneyStore::journeys`].
+    pub(crate) fn journeys_now(&self, queries: &[JourneyQuery]) -> Result<Vec<Option<StoredJourney>>, StoreError> {
+        let reader = Reader::new(self.kv.view());
+        queries.iter().map(|query| journey(&reader, query)).collect()
+    }
+
+    /// See [`crate::JourneyStore::page`].
+    pub(crate) fn page_now(
+        &self,
+        tenant: &str,
+        identity: IdentityHash,
+        after: Option<(i64, String)>,
+        limit: usize,
+    ) -> Result<Option<Page>, StoreError> {
+        let reader = Reader::new(self.kv.view());
+        let known: Option<IdentityRow> = reader.get(Table::Identities, &identity.0)?;
+        if known.is_none_or(|row| row.tenant != tenant) {
+            return Ok(None);
+        }
+        let (person, shared, members) = person(&reader, identity)?;
+        let mut identities = Vec::with_capacity(members.len());
+        for member in &members {
+            let row: Option<IdentityRow> = reader.get(Table::Identities, &member.0)?;
+            let row = row.ok_or_else(|| damaged(Table::Identities))?;
+            identities.push((row.kind()?, row.value));
+        }
+        identities.sort();
+        let limit = limit.min(PAGE_EVENTS_MAX);
+        let mut events = page_events(&reader, &members, after, limit + 1)?;
+        let more = events.len() > limit;
+        events.truncate(limit);
+        Ok(Some(Page { person, shared, identities, events, more }))
+    }
+}
+
+// === impl Row ===
+
+impl<S: Deref<Target = [u8]>> Row<S> {
+    fn event(&self) -> Result<Event, StoreError> {
+        let (time, id) = rows::timeline_parts(self.table, rows::timeline_order(&self.key))?;
+        let event = match self.table {
+            Table::Conversions => self.payload.decode::<ConversionRow>(self.table)?.event,
+            _ => self.payload.decode(self.table)?,
+        };
+        Ok(rows::restored(event, time, id))
+    }
+}
+
+/// A stored conversion, found by its event id.
+pub(crate) fn conversion<V: View>(
+    reader: &Reader<V>,
+    tenant: &str,
+    conversion_id: &str,
+) -> Result<Option<StoredConversion>, StoreError> {
+    let hash = EventHash::new(tenant, conversion_id);
+    let seen: Option<SeenRow> = reader.get(Table::Seen, &hash.0)?;
+    let Some(seen) = seen.filter(|seen| !seen.home.is_empty()) else {
+        return Ok(None);
+    };
+    let home = rows::identity(Table::Seen, &seen.home)?;
+    let key = rows::timeline_key(home, seen.time_millis, conversion_id);
+    let row: Option<ConversionRow> = reader.get(Table::Conversions, &key)?;
+    let row = row.filter(|row| row.tenant == tenant).ok_or_else(|| damaged(Table::Conversions))?;
+    Ok(Some(row.into_stored(home, seen.time_millis, conversion_id.to_owned())))
+}
+
+fn journey<V: View>(reader: &Reader<V>, query: &JourneyQuery) -> Result<Option<StoredJourney>, StoreError> {
+    let Some(conversion) = conversion(reader, &query.tenant, &query.conversion_id)? else {
+        return Ok(None);
+    };
+    let time = rows::time_millis(&conversion.event).ok_or_else(|| damaged(Table::Conversions))?;
+    let from = time.saturating_sub(WINDOW_MILLIS_MAX);
+    let (person, shared, members) = person(reader, conversion.home)?;
+
+    let timelines = members
+        .iter()
+        .map(|home| timeline(reader, Table::Touches, rows::timeline_key(*home, from, ""), rows::timeline_end(*home, time)))
+        .map(Iterator::rev)
+        .collect();
+    let mut touches = merge(timelines, Direction::Newest, JOURNEY_TOUCHES_MAX + 1)?;
+    touches.reverse();
+
+    let mut previous_conversion_millis = None;
+    for home in &members {
+        let name = &conversion.event.conversion;
+        let to = rows::name_key(*home, name, time, &query.conversion_id);
+        let mut names = reader.range(Table::Names, rows::name_key(*home, name, from, ""), to);
+        if let Some(pair) = names.next_back() {
+            let (key, payload) = pair?;
+            payload.decode::<EmptyRow>(Table::Names)?;
+            let (time, _) = rows::timeline_parts(Table::Names, rows::name_order(&key))?;
+            previous_conversion_millis = previous_conversion_millis.max(Some(time));
+        }
+    }
+    Ok(Some(StoredJourney { conversion, person, shared, touches, previous_conversion_millis }))
+}
+
+/// The person of an identity, whether its set is shared, and the identities that count as the person.
+fn person<V: View>(
+    reader: &Reader<V>,
+    identity: IdentityHash,
+) -> Result<(IdentityHash, bool, Vec<IdentityHash>), StoreError> {
+    // Every event stores the state of its identities.
+    let state = persons::stored_state(reader, identity)?.ok_or_else(|| damaged(Table::Persons))?;
+    let members = match state.shared {
+        true => vec![identity],
+        false => persons::stored_members(reader, state.person)?,
+    };
+    Ok((state.person, state.shared, members))
+}
+
+fn page_events<V: View>(
+    reader: &Reader<V>,
+    members: &[IdentityHash],
+    after: Option<(i64, String)>,
+    limit: usize,
+) -> Result<Vec<Event>, StoreError> {
+    let first = |home| match &after {
+        Some((time, id)) => {
+            let mut key = rows::timeline_key(home, *time, id);
+            key.push(0);
+            key
+        }
+        None => rows::timeline_key(home, i64::MIN, ""),
+    };
+    let timelines = members
+        .iter()
+        .flat_map(|home| [(Table::Touches, *home), (Table::Conversions, *home)])
+        .map(|(table, home)| timeline(reader, table, first(home), rows::timeline_end(home, i64::MAX)))
+        .collect();
+    merge(timelines, Direction::Oldest, limit)
+}
+
+fn timeline<V: View>(
+    reader: &Reader<V>,
+    table: Table,
+    from: Vec<u8>,
+    to: Vec<u8>,
+) -> impl DoubleEndedIterator<Item = Result<Row<V::Slice>, StoreError>> {
+    reader.range(table, from, to).map(move |pair| pair.map(|(key, payload)| Row { table, key, payload }))
+}
+
+/// The first events of several ordered timelines, ordered by (time, event id). Reads one row ahead in each.
+fn merge<S, I>(timelines: Vec<I>, direction: Direction, limit: usize) -> Result<Vec<Event>, StoreError>
+where
+    S: Deref<Target = [u8]>,
+    I: Iterator<Item = Result<Row<S>, StoreError>>,
+{
+    if let [_] = timelines[..] {
+        let rows = timelines.into_iter().flatten().take(limit);
+        return rows.map(|row| row?.event()).collect();
+    }
+    let mut timelines: Vec<Peekable<I>> = timelines.into_iter().map(Iterator::peekable).collect();
+    let mut heads = Heads { direction, oldest: BinaryHeap::new(), newest: BinaryHeap::new() };
+    for (index, timeline) in timelines.iter_mut().enumerate() {
+        heads.push(index, timeline);
+    }
+    let mut events = Vec::new();
+    while events.len() < limit {
+        let Some(index) = heads.pop() else { break };
+        // A head is pushed only for a row that is there.
+        let Some(row) = timelines[index].next() else { break };
+        events.push(row?.event()?);
+        heads.push(index, &mut timelines[index]);
+    }
+    Ok(events)
+}
+
+/// The next row of every timeline, by what it sorts by. A damaged one comes first, so that it is not overlooked.
+struct Heads {
+    direction: Direction,
+    oldest: BinaryHeap<Reverse<(Option<Vec<u8>>, usize)>>,
+    newest: BinaryHeap<(Reverse<bool>, Vec<u8>, usize)>,
+}
+
+// === impl Heads ===
+
+impl Heads {
+    fn push<S, I>(&mut self, index: usize, timeline: &mut Peekable<I>)
+    where
+        S: Deref<Target = [u8]>,
+        I: Iterator<Item = Result<Row<S>, StoreError>>,
+    {
+        let Some(row) = timeline.peek() else { return };
+        let order = row.as_ref().ok().map(|row| rows::timeline_order(&row.key).to_vec());
+        match self.direction {
+            Direction::Oldest => self.oldest.push(Reverse((order, index))),
+            Direction::Newest => self.newest.push((Reverse(order.is_some()), order.unwrap_or_default(), index)),
+        }
+    }
+
+    fn pop(&mut self) -> Option<usize> {
+        match self.direction {
+            Direction::Oldest => self.oldest.pop().map(|Reverse((_, index))| index),
+            Direction::Newest => self.newest.pop().map(|(_, _, index)| index),
+        }
+    }
+}

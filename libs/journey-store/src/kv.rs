@@ -1,0 +1,206 @@
+//! The seam between what is stored and where: ordered tables of bytes, one atomic write, one durable point.
+//!
+//! Owns the checksum on every value. A back-end knows nothing of events and persons.
+
+use std::ops::Deref;
+
+use crate::StoreError;
+
+/// The tables. The number is part of the checksum, the name part of the files: neither ever changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Table {
+    /// Generation, consumed offsets, plans.
+    Meta = 0,
+    /// Event hash → first position, and where a conversion is.
+    Seen = 1,
+    /// Identity → tenant, kind and value, for display.
+    Identities = 2,
+    /// Identity → its person, whether it is shared, its latest conversion.
+    Persons = 3,
+    /// Person → its identities, if there is more than one.
+    Members = 4,
+    /// Home, time, event id → touch.
+    Touches = 5,
+    /// Home, time, event id → conversion.
+    Conversions = 6,
+    /// Home, conversion name, time, event id → nothing.
+    Names = 7,
+    /// Event hash, slot → edition.
+    Editions = 8,
+    /// Partition, offset, kind, … → effect.
+    Effects = 9,
+}
+
+/// Every table, in the order of their numbers.
+pub(crate) const TABLES: [Table; 10] = [
+    Table::Meta,
+    Table::Seen,
+    Table::Identities,
+    Table::Persons,
+    Table::Members,
+    Table::Touches,
+    Table::Conversions,
+    Table::Names,
+    Table::Editions,
+    Table::Effects,
+];
+
+/// A key and a value as a view yields them.
+pub(crate) type Pair<S> = (S, S);
+
+/// A back-end.
+pub(crate) trait Kv: Send + Sync + 'static {
+    /// A consistent state, as after the last write.
+    type View<'a>: View
+    where
+        Self: 'a;
+
+    /// Reads.
+    fn view(&self) -> Self::View<'_>;
+
+    /// Applies all of a batch or nothing; later views see it. Not durable yet, but a crash keeps a prefix of the writes.
+    fn write(&self, batch: Batch) -> Result<(), StoreError>;
+
+    /// Makes every write before it durable.
+    fn persist(&self) -> Result<(), StoreError>;
+
+    /// Empties every table; not atomic.
+    fn clear(&self) -> Result<(), StoreError>;
+}
+
+/// A consistent state of all tables.
+pub(crate) trait View {
+    /// Bytes as the back-end holds them.
+    type Slice: Deref<Target = [u8]>;
+
+    /// The value of a key.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Self::Slice>, StoreError>;
+
+    /// Keys and values from `from` to `to` (exclusive), from either end. An empty or reversed range has none.
+    fn range(
+        &self,
+        table: Table,
+        from: Vec<u8>,
+        to: Vec<u8>,
+    ) -> impl DoubleEndedIterator<Item = Result<Pair<Self::Slice>, StoreError>>;
+}
+
+/// Writes that happen together. Of several writes to one key the last counts.
+#[derive(Default)]
+pub(crate) struct Batch {
+    /// Table, key, sealed value; no value: removed.
+    pub(crate) writes: Vec<(Table, Vec<u8>, Option<Vec<u8>>)>,
+}
+
+/// A view that verifies what it reads.
+pub(crate) struct Reader<V>(V);
+
+/// A verified value, without its checksum.
+pub(crate) struct Payload<S>(S);
+
+const CHECKSUM_BYTES: usize = 4;
+
+// === impl Table ===
+
+impl Table {
+    /// Its name in files and messages.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Meta => "meta",
+            Self::Seen => "seen",
+            Self::Identities => "identities",
+            Self::Persons => "persons",
+            Self::Members => "members",
+            Self::Touches => "touches",
+            Self::Conversions => "conversions",
+            Self::Names => "names",
+            Self::Editions => "editions",
+            Self::Effects => "effects",
+        }
+    }
+}
+
+// === impl Batch ===
+
+impl Batch {
+    /// Writes a message.
+    pub(crate) fn put(&mut self, table: Table, key: Vec<u8>, value: &impl prost::Message) {
+        let mut bytes = Vec::with_capacity(value.encoded_len() + CHECKSUM_BYTES);
+        value.encode_raw(&mut bytes);
+        bytes.extend_from_slice(&checksum(table, &key, &bytes).to_le_bytes());
+        self.writes.push((table, key, Some(bytes)));
+    }
+
+    /// Removes a key.
+    pub(crate) fn remove(&mut self, table: Table, key: Vec<u8>) {
+        self.writes.push((table, key, None));
+    }
+}
+
+// === impl Reader ===
+
+impl<V: View> Reader<V> {
+    pub(crate) fn new(view: V) -> Self {
+        Self(view)
+    }
+
+    /// The message of a key.
+    pub(crate) fn get<M: prost::Message + Default>(&self, table: Table, key: &[u8]) -> Result<Option<M>, StoreError> {
+        match self.0.get(table, key)? {
+            Some(value) => Payload::verify(table, key, value)?.decode(table).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether there is a key; its value is verified as well.
+    pub(crate) fn contains(&self, table: Table, key: &[u8]) -> Result<bool, StoreError> {
+        match self.0.get(table, key)? {
+            Some(value) => Payload::verify(table, key, value).map(|_| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Verified pairs from `from` to `to` (exclusive), from either end.
+    pub(crate) fn range(
+        &self,
+        table: Table,
+        from: Vec<u8>,
+        to: Vec<u8>,
+    ) -> impl DoubleEndedIterator<Item = Result<(V::Slice, Payload<V::Slice>), StoreError>> {
+        self.0.range(table, from, to).map(move |pair| {
+            let (key, value) = pair?;
+            let payload = Payload::verify(table, &key, value)?;
+            Ok((key, payload))
+        })
+    }
+}
+
+// === impl Payload ===
+
+impl<S: Deref<Target = [u8]>> Payload<S> {
+    fn verify(table: Table, key: &[u8], value: S) -> Result<Self, StoreError> {
+        let intact = value.split_last_chunk::<CHECKSUM_BYTES>().is_some_and(|(payload, sum)| {
+            checksum(table, key, payload) == u32::from_le_bytes(*sum)
+        });
+        if intact { Ok(Self(value)) } else { Err(damaged(table)) }
+    }
+
+    /// The message in it.
+    pub(crate) fn decode<M: prost::Message + Default>(&self, table: Table) -> Result<M, StoreError> {
+        let payload = &self.0[..self.0.len() - CHECKSUM_BYTES];
+        M::decode(payload).map_err(|_| damaged(table))
+    }
+}
+
+/// The error for a value that is not what was written.
+pub(crate) fn damaged(table: Table) -> StoreError {
+    StoreError::Corrupt(format!("in table {}", table.name()))
+}
+
+fn checksum(table: Table, key: &[u8], payload: &[u8]) -> u32 {
+    let sum = crc32c::crc32c(&[table as u8]);
+    let sum = crc32c::crc32c_append(sum, &(key.len() as u32).to_le_bytes());
+    let sum = crc32c::crc32c_append(sum, key);
+    crc32c::crc32c_append(sum, payload)
+}

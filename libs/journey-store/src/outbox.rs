@@ -1,0 +1,105 @@
+//! What the warehouse is owed, and the store's own generation.
+
+use crate::{
+    EditionChange, Effects, Generation, IdentityChange, Plan, StoreError,
+    kv::{Batch, Kv, Reader, Table},
+    rows::{
+        self, EditionEffectRow, EffectKey, EmptyRow, GenerationRow, IdentityEffectRow, OffsetRow, PlanRow,
+    },
+    store::Store,
+};
+
+// === impl Store ===
+
+impl<K: Kv> Store<K> {
+    /// See [`crate::Outbox::generation`].
+    pub(crate) fn generation_now(&self) -> Result<Option<Generation>, StoreError> {
+        let row: Option<GenerationRow> = Reader::new(self.kv.view()).get(Table::Meta, &rows::generation_key())?;
+        row.map(Generation::try_from).transpose()
+    }
+
+    /// See [`crate::Outbox::reset`]. The generation goes first and comes last, each durably: a store that was interrupted
+    /// on the way says that it has none, so it is reset again.
+    pub(crate) fn reset_now(&self, generation: Generation) -> Result<(), StoreError> {
+        let mut cache = self.writer.lock();
+        cache.clear();
+        let mut batch = Batch::default();
+        batch.remove(Table::Meta, rows::generation_key());
+        self.kv.write(batch)?;
+        self.kv.persist()?;
+        self.kv.clear()?;
+        let mut batch = Batch::default();
+        batch.put(Table::Meta, rows::generation_key(), &GenerationRow::from(generation));
+        self.kv.write(batch)?;
+        self.kv.persist()
+    }
+
+    /// See [`crate::Outbox::consumed_to`].
+    pub(crate) fn consumed_to_now(&self, partition: u32) -> Result<u64, StoreError> {
+        let row: Option<OffsetRow> = Reader::new(self.kv.view()).get(Table::Meta, &rows::consumed_key(partition))?;
+        Ok(row.map_or(0, |row| row.offset))
+    }
+
+    /// See [`crate::Outbox::effects`].
+    pub(crate) fn effects_now(&self, partition: u32, from: u64, to: u64) -> Result<Vec<Effects>, StoreError> {
+        let reader = Reader::new(self.kv.view());
+        let mut all: Vec<Effects> = Vec::new();
+        let range = (rows::effects_key(partition, from), rows::effects_key(partition, to));
+        for pair in reader.range(Table::Effects, range.0, range.1) {
+            let (key, payload) = pair?;
+            let (offset, effect) = rows::effect_parts(&key)?;
+            if all.last().is_none_or(|last| last.offset != offset) {
+                all.push(Effects { offset, ..Effects::default() });
+            }
+            // There is one now.
+            let Some(effects) = all.last_mut() else { continue };
+            match effect {
+                EffectKey::Repeat(index) => {
+                    payload.decode::<EmptyRow>(Table::Effects)?;
+                    effects.repeats.push(index);
+                }
+                EffectKey::Identity(identity) => {
+                    let row: IdentityEffectRow = payload.decode(Table::Effects)?;
+                    let person = rows::identity(Table::Effects, &row.person)?;
+                    let (tenant, shared) = (row.tenant.into(), row.shared);
+                    effects.identities.push(IdentityChange { tenant, identity, person, shared });
+                }
+                EffectKey::Edition(..) => {
+                    let row: EditionEffectRow = payload.decode(Table::Effects)?;
+                    effects.editions.push(EditionChange {
+                        tenant: row.tenant.into(),
+                        cause: row.cause.into(),
+                        home: rows::identity(Table::Effects, &row.home)?,
+                        retracted: row.retracted,
+                        asserted: row.asserted,
+                    });
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// See [`crate::Outbox::plan`].
+    pub(crate) fn plan_now(&self, partition: u32) -> Result<Option<Plan>, StoreError> {
+        let row: Option<PlanRow> = Reader::new(self.kv.view()).get(Table::Meta, &rows::plan_key(partition))?;
+        Ok(row.map(Plan::from))
+    }
+
+    /// See [`crate::Outbox::put_plan`].
+    pub(crate) fn put_plan_now(&self, partition: u32, plan: Plan) -> Result<(), StoreError> {
+        let writer = self.writer.lock();
+        let mut batch = Batch::default();
+        batch.put(Table::Meta, rows::plan_key(partition), &PlanRow::from(plan));
+        // What the plan before last covered is gone already, and its removed keys are slow to walk over.
+        let from = self.plan_now(partition)?.map_or(0, |last| last.from);
+        let reader = Reader::new(self.kv.view());
+        let range = (rows::effects_key(partition, from), rows::effects_key(partition, plan.from));
+        for pair in reader.range(Table::Effects, range.0, range.1) {
+            batch.remove(Table::Effects, pair?.0.to_vec());
+        }
+        drop(reader);
+        self.kv.write(batch)?;
+        drop(writer);
+        self.kv.persist()
+    }
+}

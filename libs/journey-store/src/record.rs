@@ -1,0 +1,261 @@
+//! Recording a batch of events: what is new is stored, what it links is joined, what it could change is named.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use model::{EventHash, IdentityHash};
+use proto::events::EventType;
+
+use crate::{
+    Incoming, Outcome, Position, Recorded, StoreError,
+    affected::{self, Scans},
+    kv::{Batch, Kv, Reader, Table, View},
+    persons::{self, Link, Named, Persons},
+    rows::{self, ConversionRow, EffectKey, EmptyRow, IdentityEffectRow, SeenRow},
+    store::Store,
+};
+
+/// One call of `record`, before it is written.
+struct Recording<'a, V> {
+    partition: u32,
+    reader: &'a Reader<V>,
+    persons: Persons<'a, V>,
+    batch: Batch,
+    /// Positions first met in this call.
+    seen: HashMap<EventHash, Position>,
+    wishes: Wishes,
+}
+
+/// Where to look for conversions, in terms of identities; persons are looked up when all links are known.
+#[derive(Default)]
+struct Wishes {
+    /// Identities that were linked: everything of their persons.
+    linked: BTreeSet<IdentityHash>,
+    /// Identities that left a set which turned shared: everything of their own.
+    left: BTreeSet<IdentityHash>,
+    /// Times of touches by home.
+    touched: BTreeMap<IdentityHash, Vec<i64>>,
+    /// Home, name, time and event id of conversions.
+    converted: Vec<(IdentityHash, String, i64, String)>,
+}
+
+/// An event with what identifies it.
+struct Known<'a> {
+    incoming: &'a Incoming,
+    hash: EventHash,
+    identities: Vec<Named<'a>>,
+    time_millis: i64,
+}
+
+// === impl Store ===
+
+impl<K: Kv> Store<K> {
+    /// See [`crate::JourneyStore::record`].
+    pub(crate) fn record_now(&self, partition: u32, events: &[Incoming]) -> Result<Recorded, StoreError> {
+        let mut cache = self.writer.lock();
+        let reader = Reader::new(self.kv.view());
+        let mut recording = Recording {
+            partition,
+            reader: &reader,
+            persons: Persons::new(&reader, &mut cache),
+            batch: Batch::default(),
+            seen: HashMap::with_capacity(events.len()),
+            wishes: Wishes::default(),
+        };
+        let mut outcomes = Vec::with_capacity(events.len());
+        for incoming in events {
+            outcomes.push(recording.event(Known::new(partition, incoming)?)?);
+        }
+        let scans = recording.scans()?;
+        let mut batch = recording.batch;
+        let changed = recording.persons.finish(&mut batch);
+        // The view goes before the write: in memory both take the same lock.
+        drop(reader);
+        // Whether a write that failed took place is not known, so nothing that was cached before it counts.
+        self.kv.write(batch).inspect_err(|_| cache.clear())?;
+        persons::remember(&mut cache, changed);
+        drop(cache);
+
+        // Only after the write: of two calls at the same time, at least one sees what the other wrote.
+        let affected = affected::find(&Reader::new(self.kv.view()), scans)?;
+        Ok(Recorded { outcomes, affected })
+    }
+}
+
+// === impl Recording ===
+
+impl<V: View> Recording<'_, V> {
+    fn event(&mut self, known: Known<'_>) -> Result<Outcome, StoreError> {
+        let position = known.incoming.position;
+        match self.first_position(known.hash)? {
+            Some(first) if first != position => {
+                self.effect(position.offset, EffectKey::Repeat(position.index), &EmptyRow {});
+                return Ok(Outcome::Repeat);
+            }
+            // All that a first meeting writes is written at once, so none of it is missing.
+            Some(_) => self.replayed(&known)?,
+            None => self.first(&known)?,
+        }
+        self.wish(&known);
+        Ok(Outcome::First)
+    }
+
+    fn first_position(&self, hash: EventHash) -> Result<Option<Position>, StoreError> {
+        if let Some(position) = self.seen.get(&hash) {
+            return Ok(Some(*position));
+        }
+        let row: Option<SeenRow> = self.reader.get(Table::Seen, &hash.0)?;
+        Ok(row.map(|row| row.position.into()))
+    }
+
+    fn first(&mut self, known: &Known<'_>) -> Result<(), StoreError> {
+        let Known { incoming, hash, identities, time_millis } = known;
+        let (home, event_id) = (identities[0].hash, &incoming.event.event_id);
+        let mut seen = SeenRow { position: incoming.position.into(), ..SeenRow::default() };
+
+        let Link { changed, joined } = self.persons.link(&incoming.tenant, identities, &mut self.batch)?;
+        for (identity, state) in &changed {
+            let row = IdentityEffectRow {
+                tenant: incoming.tenant.to_string(),
+                person: state.person.0.to_vec(),
+                shared: state.shared,
+            };
+            self.effect(incoming.position.offset, EffectKey::Identity(*identity), &row);
+        }
+        if joined {
+            self.wishes.linked.extend(identities.iter().map(|identity| identity.hash));
+            self.wishes.left.extend(changed.iter().filter(|(_, state)| state.shared).map(|(identity, _)| *identity));
+        }
+
+        let key = rows::timeline_key(home, *time_millis, event_id);
+        match incoming.event.event_type() {
+            EventType::Impression | EventType::Click | EventType::Visit => {
+                self.batch.put(Table::Touches, key, &rows::stripped(&incoming.event));
+            }
+            EventType::Conversion => {
+                let name = rows::name_key(home, &incoming.event.conversion, *time_millis, event_id);
+                self.batch.put(Table::Names, name, &EmptyRow {});
+                self.batch.put(Table::Conversions, key, &conversion_row(incoming));
+                self.persons.note_conversion(home, *time_millis)?;
+                seen = SeenRow { home: home.0.to_vec(), time_millis: *time_millis, ..seen };
+            }
+            EventType::Activity | EventType::Unspecified => {}
+        }
+        self.batch.put(Table::Seen, hash.0.to_vec(), &seen);
+        self.seen.insert(*hash, incoming.position);
+        Ok(())
+    }
+
+    /// What the event joined when it was first met is no longer visible in the sets, so everything of the person is named
+    /// again, and everything of the identities that this record turned shared.
+    fn replayed(&mut self, known: &Known<'_>) -> Result<(), StoreError> {
+        if known.identities.len() < 2 {
+            return Ok(());
+        }
+        self.wishes.linked.extend(known.identities.iter().map(|identity| identity.hash));
+        let offset = known.incoming.position.offset;
+        let first = rows::effect_key(self.partition, offset, EffectKey::Identity(IdentityHash([0; 16])));
+        let end = rows::effect_key(self.partition, offset, EffectKey::Edition(0, EventHash([0; 16])));
+        for pair in self.reader.range(Table::Effects, first, end) {
+            let (key, payload) = pair?;
+            let row: IdentityEffectRow = payload.decode(Table::Effects)?;
+            if let (true, (_, EffectKey::Identity(identity))) = (row.shared, rows::effect_parts(&key)?) {
+                self.wishes.left.insert(identity);
+            }
+        }
+        Ok(())
+    }
+
+    fn wish(&mut self, known: &Known<'_>) {
+        let (event, home) = (&known.incoming.event, known.identities[0].hash);
+        match event.event_type() {
+            EventType::Impression | EventType::Click | EventType::Visit => {
+                self.wishes.touched.entry(home).or_default().push(known.time_millis);
+            }
+            EventType::Conversion => {
+                let wish = (home, event.conversion.clone(), known.time_millis, event.event_id.clone());
+                self.wishes.converted.push(wish);
+            }
+            EventType::Activity | EventType::Unspecified => {}
+        }
+    }
+
+    /// Turns wishes into ranges of single identities, leaving out identities without a conversion late enough.
+    fn scans(&mut self) -> Result<Scans, StoreError> {
+        let wishes = std::mem::take(&mut self.wishes);
+        let mut scans = Scans::default();
+        for identity in wishes.left {
+            self.scan_all(identity, &mut scans)?;
+        }
+        let mut persons = BTreeSet::new();
+        for identity in wishes.linked {
+            persons.insert(self.persons.state(identity)?.person);
+        }
+        for person in persons {
+            for member in self.persons.members(person)? {
+                self.scan_all(member, &mut scans)?;
+            }
+        }
+        for (home, times) in wishes.touched {
+            let person = self.persons.state(home)?.person;
+            for member in self.persons.members(person)? {
+                if let Some(latest) = self.persons.state(member)?.latest_conversion_millis {
+                    let late = times.iter().copied().filter(|time| *time <= latest);
+                    scans.touched.entry(member).or_default().extend(late);
+                }
+            }
+        }
+        for (home, name, time_millis, event_id) in wishes.converted {
+            let person = self.persons.state(home)?.person;
+            for member in self.persons.members(person)? {
+                if self.persons.state(member)?.latest_conversion_millis >= Some(time_millis) {
+                    scans.converted.push((member, name.clone(), time_millis, event_id.clone()));
+                }
+            }
+        }
+        Ok(scans)
+    }
+
+    fn scan_all(&mut self, identity: IdentityHash, scans: &mut Scans) -> Result<(), StoreError> {
+        if self.persons.state(identity)?.latest_conversion_millis.is_some() {
+            scans.linked.insert(identity);
+        }
+        Ok(())
+    }
+
+    fn effect(&mut self, offset: u64, effect: EffectKey, row: &impl prost::Message) {
+        self.batch.put(Table::Effects, rows::effect_key(self.partition, offset, effect), row);
+    }
+}
+
+// === impl Known ===
+
+impl<'a> Known<'a> {
+    fn new(partition: u32, incoming: &'a Incoming) -> Result<Self, StoreError> {
+        let Incoming { position, tenant, event, .. } = incoming;
+        let refuse = |what| Err(StoreError::Unavailable(format!("the event at {position:?} {what}")));
+        if position.partition != partition {
+            return refuse("is of another partition");
+        }
+        let identities = Named::of(tenant, event);
+        if identities.is_empty() {
+            return refuse("has no identity");
+        }
+        let Some(time_millis) = rows::time_millis(event) else {
+            return refuse("has no time");
+        };
+        if event.event_id.is_empty() {
+            return refuse("has no event id");
+        }
+        Ok(Self { incoming, hash: EventHash::new(tenant, &event.event_id), identities, time_millis })
+    }
+}
+
+fn conversion_row(incoming: &Incoming) -> ConversionRow {
+    ConversionRow {
+        tenant: incoming.tenant.to_string(),
+        position: incoming.position.into(),
+        settings_edition: incoming.settings_edition.to_string(),
+        recorded_at_micros: incoming.recorded_at_micros,
+        event: rows::stripped(&incoming.event),
+    }
+}

@@ -1,0 +1,102 @@
+//! The store over any tables: one writer at a time, readers see a consistent state.
+
+use async_trait::async_trait;
+use model::{EventHash, IdentityHash};
+use parking_lot::Mutex;
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+use crate::{
+    DecidedConversion, Effects, Generation, Incoming, JourneyQuery, JourneyStore, NewEdition, Outbox, Page, Plan,
+    Recorded, StoreError, StoredJourney,
+    kv::{Kv, Reader, Table},
+    persons::StateCache,
+};
+
+/// Everything of this crate, over tables.
+pub(crate) struct Store<K> {
+    pub(crate) kv: K,
+    /// Held by whoever writes; what is in it is as it is stored.
+    pub(crate) writer: Mutex<StateCache>,
+}
+
+// === impl Store ===
+
+impl<K: Kv> Store<K> {
+    pub(crate) fn new(kv: K) -> Self {
+        Self { kv, writer: Mutex::default() }
+    }
+}
+
+#[async_trait]
+impl<K: Kv> JourneyStore for Store<K> {
+    async fn seen(&self, tenant: &str, event_ids: &[&str]) -> Result<Vec<bool>, StoreError> {
+        let reader = Reader::new(self.kv.view());
+        event_ids.iter().map(|id| reader.contains(Table::Seen, &EventHash::new(tenant, id).0)).collect()
+    }
+
+    async fn record(&self, partition: u32, events: &[Incoming]) -> Result<Recorded, StoreError> {
+        blocking(|| self.record_now(partition, events))
+    }
+
+    async fn journeys(&self, queries: &[JourneyQuery]) -> Result<Vec<Option<StoredJourney>>, StoreError> {
+        blocking(|| self.journeys_now(queries))
+    }
+
+    async fn commit(
+        &self,
+        partition: u32,
+        editions: &[NewEdition],
+        consumed_to: u64,
+    ) -> Result<Vec<bool>, StoreError> {
+        blocking(|| self.commit_now(partition, editions, consumed_to))
+    }
+
+    async fn conversion(&self, tenant: &str, conversion_id: &str) -> Result<Option<DecidedConversion>, StoreError> {
+        self.conversion_now(tenant, conversion_id)
+    }
+
+    async fn page(
+        &self,
+        tenant: &str,
+        identity: IdentityHash,
+        after: Option<(i64, String)>,
+        limit: usize,
+    ) -> Result<Option<Page>, StoreError> {
+        blocking(|| self.page_now(tenant, identity, after, limit))
+    }
+}
+
+#[async_trait]
+impl<K: Kv> Outbox for Store<K> {
+    async fn generation(&self) -> Result<Option<Generation>, StoreError> {
+        self.generation_now()
+    }
+
+    async fn reset(&self, generation: Generation) -> Result<(), StoreError> {
+        blocking(|| self.reset_now(generation))
+    }
+
+    async fn consumed_to(&self, partition: u32) -> Result<u64, StoreError> {
+        self.consumed_to_now(partition)
+    }
+
+    async fn effects(&self, partition: u32, from: u64, to: u64) -> Result<Vec<Effects>, StoreError> {
+        blocking(|| self.effects_now(partition, from, to))
+    }
+
+    async fn plan(&self, partition: u32) -> Result<Option<Plan>, StoreError> {
+        self.plan_now(partition)
+    }
+
+    async fn put_plan(&self, partition: u32, plan: Plan) -> Result<(), StoreError> {
+        blocking(|| self.put_plan_now(partition, plan))
+    }
+}
+
+/// Runs what may wait for the disk without holding up the other tasks of this thread, where the runtime can do that.
+fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
