@@ -109,7 +109,8 @@ async fn known(inner: &Inner, tenant: &Tenant) -> Result<Known, Error> {
 }
 
 async fn wait(inner: &Inner, tenant: &Tenant) -> Result<Known, Error> {
-    let now = Timestamp::now();
+    // Progress is told in whole microseconds, so the moment to pass is the next one.
+    let now = Timestamp::from_microsecond(Timestamp::now().as_microsecond() + 1).map_err(Error::internal)?;
     let late = || {
         Error::unavailable("what was acknowledged before this call is not all reported yet; try again")
             .code("not_complete")
