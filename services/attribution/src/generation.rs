@@ -50,9 +50,9 @@ async fn try_align(deps: &Deps, progress: &Progress) -> Result<(), Error> {
     }
     let written = deps.warehouse.progress().await?;
     for partition in 0..deps.log.partitions() {
-        progress.consumed(partition, deps.outbox.consumed_to(partition).await?, 0);
+        let consumed = deps.outbox.consumed_to(partition).await?;
         let to = written.iter().filter(|p| p.partition == partition).map(|p| p.to).max();
-        progress.written(partition, to.unwrap_or(0));
+        progress.start_at(partition, consumed, to.unwrap_or(0));
     }
     Ok(())
 }

@@ -31,6 +31,7 @@ pub use decision::{event_to_conversion, event_to_touch};
 pub use error::Error;
 pub use grpc::AttributionApi;
 pub use progress::Progress;
+pub use proto::decisions::attribution_service_server::SERVICE_NAME as NAME;
 
 /// The rules of one tenant's settings edition, if it was ever in force.
 pub type RulesOf = Arc<dyn Fn(&str, &str) -> Option<Arc<Rules>> + Send + Sync>;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use telemetry::metrics::{ATTRIBUTION_FRESHNESS, ATTRIBUTION_LATENCY};
+use telemetry::metrics::{ATTRIBUTION_FRESHNESS, ATTRIBUTION_LATENCY, ATTRIBUTION_QUEUE};
 
 /// Time from reading a conversion to its decision being stored.
 pub(crate) fn decided(latency: Duration) {
@@ -12,4 +12,9 @@ pub(crate) fn decided(latency: Duration) {
 /// How far attribution is behind the log.
 pub(crate) fn behind(seconds: f64) {
     metrics::gauge!(ATTRIBUTION_FRESHNESS).set(seconds);
+}
+
+/// Events appended and not yet attributed.
+pub(crate) fn queued(events: u64) {
+    metrics::gauge!(ATTRIBUTION_QUEUE).set(events as f64);
 }

@@ -12,10 +12,13 @@ use event_log::EventLog;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::Error;
+use crate::{error::Error, metrics};
 
 // How often an idle platform moves its watermark.
 const IDLE_PAUSE: Duration = Duration::from_millis(50);
+
+// How often the queue is measured.
+const MEASURE_PAUSE: Duration = Duration::from_millis(200);
 
 /// Positions of every partition, and the moment through which reports are complete.
 pub struct Progress {
@@ -23,6 +26,8 @@ pub struct Progress {
     written: Vec<watch::Sender<u64>>,
     complete_through_micros: watch::Sender<i64>,
     attributed_events: AtomicU64,
+    attributed_records: AtomicU64,
+    queued_events: AtomicU64,
 }
 
 impl Progress {
@@ -32,6 +37,8 @@ impl Progress {
             written: (0..partitions).map(|_| watch::Sender::new(0)).collect(),
             complete_through_micros: watch::Sender::new(0),
             attributed_events: AtomicU64::new(0),
+            attributed_records: AtomicU64::new(0),
+            queued_events: AtomicU64::new(0),
         }
     }
 
@@ -53,18 +60,34 @@ impl Progress {
         *self.consumed[partition as usize].borrow()
     }
 
-    /// Events attributed since the process started.
-    pub fn attributed_events(&self) -> u64 {
-        self.attributed_events.load(Ordering::Relaxed)
+    /// Events appended and not yet attributed: records that wait, by the events that a record has held so far.
+    pub fn queued_events(&self) -> u64 {
+        self.queued_events.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn start_at(&self, partition: u32, consumed: u64, written: u64) {
+        self.consumed[partition as usize].send_replace(consumed);
+        self.written[partition as usize].send_replace(written);
     }
 
     pub(crate) fn consumed(&self, partition: u32, to: u64, events: u64) {
+        let records = to - self.consumed_to(partition);
+        self.attributed_records.fetch_add(records, Ordering::Relaxed);
         self.attributed_events.fetch_add(events, Ordering::Relaxed);
         self.consumed[partition as usize].send_replace(to);
     }
 
-    pub(crate) fn written_to(&self, partition: u32) -> u64 {
-        *self.written[partition as usize].borrow()
+    /// Estimates what waits.
+    async fn measure(&self, log: &dyn EventLog) -> Result<(), Error> {
+        let mut records = 0;
+        for (partition, consumed) in (0..).zip(&self.consumed) {
+            records += log.end(partition).await?.offset.saturating_sub(*consumed.borrow());
+        }
+        let seen = self.attributed_records.load(Ordering::Relaxed).max(1);
+        let each = self.attributed_events.load(Ordering::Relaxed).div_ceil(seen).max(1);
+        self.queued_events.store(records * each, Ordering::Relaxed);
+        metrics::queued(records * each);
+        Ok(())
     }
 
     pub(crate) fn written(&self, partition: u32, to: u64) {
@@ -78,6 +101,14 @@ impl Progress {
 
 /// Moves the watermark: what was in the log at a moment is attributed, then what that added to the log is reported.
 pub(crate) async fn watch(log: Arc<dyn EventLog>, progress: Arc<Progress>, shutdown: CancellationToken) {
+    let measure = async {
+        loop {
+            if let Err(error) = progress.measure(&*log).await {
+                tracing::warn!(%error, "the queue cannot be measured");
+            }
+            tokio::time::sleep(MEASURE_PAUSE).await;
+        }
+    };
     let round = async {
         loop {
             match advance(&*log, &progress).await {
@@ -90,6 +121,7 @@ pub(crate) async fn watch(log: Arc<dyn EventLog>, progress: Arc<Progress>, shutd
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = round => {}
+        () = measure => {}
     }
 }
 
