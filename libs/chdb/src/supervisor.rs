@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -25,6 +25,8 @@ const BACK_OFF_FIRST: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(10);
 /// A child that was ready this long starts the back-off anew.
 const STEADY: Duration = Duration::from_secs(60);
+/// What a child that closed its socket has to end, and its output to be read.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 const USER: &str = "attribution";
 const LOG_LINE_BYTES_MAX: u64 = 4096;
 
@@ -292,12 +294,14 @@ async fn run_child(
     let (reading, mut writing) = control.into_split();
     let mut line = serde_json::to_vec(&plan.start)?;
     line.push(b'\n');
-    writing.write_all(&line).await?;
+    // A child that is gone already has not read it; its end is seen below.
+    let _ = writing.write_all(&line).await;
 
     let mut report = String::new();
     let mut reading = BufReader::new(reading).take(LINE_BYTES_MAX);
     let read = tokio::select! {
-        read = reading.read_line(&mut report) => read?,
+        // An error is the end of a child that left its line unread.
+        read = reading.read_line(&mut report) => read.unwrap_or(0),
         bound = stops.recv() => return Ok(stop_child(child, writing, bound).await),
         never = outage::answer(outage_listener, refused) => match never {},
     };
@@ -313,16 +317,14 @@ async fn run_child(
         }
         Some(Report::Failed { reason }) => return Ok(Ended::Refused(Refusal::Failed(reason))),
         None => {
-            let status = child.wait().await?;
-            let last = logs.join_next().await.and_then(Result::ok).unwrap_or_default();
-            let how = format!("it ended while starting: {} {last}", said(status));
+            let how = last_words(child, logs).await?;
             return Ok(Ended::Died { how, ready_for: Duration::ZERO });
         }
     }
     let since = Instant::now();
     tokio::select! {
         status = child.wait() => {
-            let how = format!("it ended: {}", said(status?));
+            let how = format!("it ended: {}", status?);
             Ok(Ended::Died { how, ready_for: since.elapsed() })
         }
         bound = stops.recv() => Ok(stop_child(child, writing, bound).await),
@@ -392,8 +394,19 @@ async fn log_lines(errors: tokio::process::ChildStderr) -> String {
     }
 }
 
-fn said(status: ExitStatus) -> String {
-    status.to_string()
+/// How a child ended that closed its socket without a report.
+async fn last_words(mut child: Child, mut logs: JoinSet<String>) -> std::io::Result<String> {
+    let status = match tokio::time::timeout(LAST_WORDS, child.wait()).await {
+        Ok(status) => status?,
+        Err(_) => {
+            child.start_kill()?;
+            child.wait().await?
+        }
+    };
+    // A descendant could hold the pipe open.
+    let last = tokio::time::timeout(LAST_WORDS, logs.join_next()).await;
+    let last = last.ok().flatten().and_then(Result::ok).unwrap_or_default();
+    Ok(format!("it ended while starting: {status} {last}"))
 }
 
 fn make_folder(path: &Path) -> Result<PathBuf, Error> {

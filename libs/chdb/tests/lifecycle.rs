@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use chdb::{Error, Supervisor};
-use common::{PATIENCE, Warehouse, eventually, kill, options, send};
+use common::{PATIENCE, Warehouse, eventually, kill, options, send, try_send};
 use http::Request;
 use http_body_util::Full;
 
@@ -35,19 +35,19 @@ async fn an_insert_cut_by_a_kill_leaves_nothing_or_all() {
     w.query("CREATE TABLE t (a UInt64) ENGINE = MergeTree ORDER BY a").await;
     let body: Vec<u8> = (0..1_500_000_u64).flat_map(u64::to_le_bytes).collect();
     let request = w.request("?query=INSERT+INTO+t+FORMAT+RowBinary").body(Full::from(body)).unwrap();
-    let client: hyper_util::client::legacy::Client<_, Full<bytes::Bytes>> =
-        hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build_http();
-    let insert =
-        tokio::spawn(async move { client.request(request).await.is_ok_and(|answer| answer.status() == 200) });
+    let mut inserting = tokio::task::JoinSet::new();
+    inserting.spawn(try_send(request));
     eventually("the insert to run", async || {
-        (w.query("SELECT count() FROM system.processes WHERE query LIKE 'INSERT INTO t%'").await != "0"
-            || insert.is_finished())
-        .then_some(())
+        let running =
+            w.query("SELECT count() FROM system.processes WHERE query LIKE 'INSERT INTO t%'").await != "0";
+        let written = w.query("SELECT count() FROM t").await != "0";
+        (running || written).then_some(())
     })
     .await;
     let killed = w.supervisor.pid().unwrap();
     kill(killed);
-    let acknowledged = insert.await.unwrap();
+    let answer = inserting.join_next().await.unwrap().unwrap();
+    let acknowledged = answer.is_some_and(|answer| answer.status == 200);
     eventually("a new child", async || w.supervisor.pid().filter(|pid| *pid != killed)).await;
     let count = w.query("SELECT count() FROM t").await;
     assert!(count == "1500000" || (count == "0" && !acknowledged), "{count}, acknowledged: {acknowledged}");
@@ -148,11 +148,8 @@ async fn a_stop_ends_in_time_and_the_folder_opens_again() {
         .request("")
         .body(Full::from("SELECT count() FROM numbers_mt(1000000000000) WHERE sipHash64(number) = 1"))
         .unwrap();
-    let long = tokio::spawn(async move {
-        let client: hyper_util::client::legacy::Client<_, Full<bytes::Bytes>> =
-            hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build_http();
-        client.request(long).await.is_ok_and(|answer| answer.status() == 200)
-    });
+    let mut running = tokio::task::JoinSet::new();
+    running.spawn(try_send(long));
     eventually("the statement to run", async || {
         (again.query("SELECT count() FROM system.processes WHERE query LIKE '%sipHash64%' AND query NOT LIKE '%processes%'").await == "1").then_some(())
     })
@@ -160,5 +157,5 @@ async fn a_stop_ends_in_time_and_the_folder_opens_again() {
     let started = Instant::now();
     again.supervisor.stop(Duration::from_millis(300)).await;
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
-    assert!(!long.await.unwrap());
+    assert!(running.join_next().await.unwrap().unwrap().is_none());
 }

@@ -107,8 +107,13 @@ impl Answer {
 }
 
 pub(crate) async fn send(request: Request<Full<Bytes>>) -> Answer {
+    try_send(request).await.unwrap()
+}
+
+/// `None` when the connection breaks before the answer.
+pub(crate) async fn try_send(request: Request<Full<Bytes>>) -> Option<Answer> {
     let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-    let (parts, mut incoming) = client.request(request).await.unwrap().into_parts();
+    let (parts, mut incoming) = client.request(request).await.ok()?.into_parts();
     let (mut body, mut whole) = (Vec::new(), true);
     while let Some(frame) = incoming.frame().await {
         match frame {
@@ -119,7 +124,8 @@ pub(crate) async fn send(request: Request<Full<Bytes>>) -> Answer {
             }
         }
     }
-    Answer { status: parts.status, headers: parts.headers, body: body.into(), whole }
+    let (status, headers, body) = (parts.status, parts.headers, body.into());
+    Some(Answer { status, headers, body, whole })
 }
 
 /// Polls until `condition` gives something.
