@@ -106,7 +106,8 @@ struct OneRow<'a> {
 impl Columns {
     // Where the currency is a dimension asked, it stands there and not a second time.
     fn currency(&self) -> bool {
-        self.measures.iter().any(|name| name == "value") && !self.dimensions.iter().any(|name| name == "currency")
+        self.measures.iter().any(|name| name == "value")
+            && !self.dimensions.iter().any(|name| name == "currency")
     }
 }
 
@@ -268,9 +269,13 @@ mod tests {
             written(model::Model::TimeDecay(TimeDecayModel { half_life: "7d".into() })),
             r#"{"time_decay":{"half_life":"7d"}}"#
         );
-        assert_eq!(written(model::Model::Markov(MarkovModel { order: Some(1) })), r#"{"markov":{"order":1}}"#);
         assert_eq!(
-            transform(&PathTransform { transform: Some(Transform::RemoveIfNotAll("direct".into())) }).to_string(),
+            written(model::Model::Markov(MarkovModel { order: Some(1) })),
+            r#"{"markov":{"order":1}}"#
+        );
+        assert_eq!(
+            transform(&PathTransform { transform: Some(Transform::RemoveIfNotAll("direct".into())) })
+                .to_string(),
             r#"{"remove_if_not_all":"direct"}"#
         );
     }

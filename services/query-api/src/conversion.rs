@@ -2,11 +2,11 @@
 
 use journey_store::{DecidedConversion, Edition, JourneyStore};
 use model::JOURNEY_TOUCHES_MAX;
+use prost::Message;
 use proto::{
     decisions::{self, Candidate, Decision, MatchType, Verdict},
     events::{Event, EventType},
 };
-use prost::Message;
 use service::Error;
 
 use crate::{error, fault::Faults, journey, render};
@@ -36,7 +36,8 @@ pub async fn decision(
     let Some(DecidedConversion { conversion, editions }) = stored else { return Ok(None) };
     let Some(in_force) = editions.first() else { return Ok(None) };
     let mut decision = Decision::decode(in_force.decision.clone()).map_err(Error::internal)?;
-    decision.editions = editions.iter().enumerate().map(|(index, edition)| shown(edition, index == 0)).collect();
+    decision.editions =
+        editions.iter().enumerate().map(|(index, edition)| shown(edition, index == 0)).collect();
     let time_millis = journey::millis(&conversion.event);
     let room = JOURNEY_TOUCHES_MAX.saturating_sub(decision.candidates.len());
     let mut after = Some((time_millis, conversion.event.event_id));
@@ -48,7 +49,9 @@ pub async fn decision(
         let page = journeys.page(tenant, conversion.home, after, journey::PAGE_EVENTS_MAX as usize).await;
         let Some(page) = page.map_err(error::store)? else { break };
         after = page.events.last().map(|event| (journey::millis(event), event.event_id.clone()));
-        later.extend(page.events.into_iter().filter(|event| is_touch(event) && journey::millis(event) > time_millis));
+        later.extend(
+            page.events.into_iter().filter(|event| is_touch(event) && journey::millis(event) > time_millis),
+        );
         if !page.more || after.is_none() {
             break;
         }
@@ -62,7 +65,11 @@ fn shown(edition: &Edition, in_force: bool) -> decisions::Edition {
     let cause = edition.cause;
     let recorded_at = jiff::Timestamp::from_microsecond(edition.recorded_at_micros).ok();
     decisions::Edition {
-        cause: Some(decisions::Position { partition: cause.partition, offset: cause.offset, index: cause.index }),
+        cause: Some(decisions::Position {
+            partition: cause.partition,
+            offset: cause.offset,
+            index: cause.index,
+        }),
         reason: edition.reason as i32,
         recorded_at: recorded_at.map(render::timestamp),
         digest: format!("{:032x}", u128::from_be_bytes(edition.digest)),

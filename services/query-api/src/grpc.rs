@@ -11,7 +11,10 @@ use crate::api::Api;
 
 #[tonic::async_trait]
 impl QueryService for Api {
-    async fn run_report(&self, request: Request<RunReportRequest>) -> Result<Response<RunReportResponse>, Status> {
+    async fn run_report(
+        &self,
+        request: Request<RunReportRequest>,
+    ) -> Result<Response<RunReportResponse>, Status> {
         let caller = Caller::of(request.extensions())?;
         let (answer, _) = self.report(&caller, request.into_inner()).await?;
         Ok(Response::new(answer))
@@ -26,7 +29,10 @@ impl QueryService for Api {
         Ok(Response::new(GetConversionResponse { decision: Some(decision) }))
     }
 
-    async fn get_journey(&self, request: Request<GetJourneyRequest>) -> Result<Response<GetJourneyResponse>, Status> {
+    async fn get_journey(
+        &self,
+        request: Request<GetJourneyRequest>,
+    ) -> Result<Response<GetJourneyResponse>, Status> {
         let caller = Caller::of(request.extensions())?;
         Ok(Response::new(self.journey(&caller, request.into_inner()).await?))
     }

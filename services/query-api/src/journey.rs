@@ -216,7 +216,11 @@ mod tests {
             for bit in 0..bytes.len() * 8 {
                 let mut changed = bytes.clone();
                 changed[bit / 8] ^= 1 << (bit % 8);
-                assert_eq!(read_token("t", identity("u"), &URL_SAFE_NO_PAD.encode(changed)), None, "bit {bit}");
+                assert_eq!(
+                    read_token("t", identity("u"), &URL_SAFE_NO_PAD.encode(changed)),
+                    None,
+                    "bit {bit}"
+                );
             }
             for cut in 0..text.len() {
                 assert_eq!(read_token("t", identity("u"), &text[..cut]), None, "cut at {cut}");

@@ -53,7 +53,8 @@ pub struct Deps {
 /// The service has no tasks of its own, so it ends with its listener.
 pub fn start(config: Config, deps: Deps, front: &Front) -> Router {
     let limits = front.limits();
-    let patience = limits.request_seconds_max.saturating_sub(ANSWER_SECONDS).min(config.consistency_seconds_max);
+    let patience =
+        limits.request_seconds_max.saturating_sub(ANSWER_SECONDS).min(config.consistency_seconds_max);
     let api = Api::new(Inner {
         warehouse: deps.warehouse,
         journeys: deps.journeys,

@@ -101,14 +101,15 @@ fn extend(into: &mut Map<String, Value>, more: Value) {
 fn problems() -> Map<String, Value> {
     let mut all = Map::new();
     let statuses = TABLE.iter().map(|row| (row.http, row.title));
-    for (status, title) in statuses.chain([(405, "another method, see Allow"), (415, "unsupported media type")]) {
+    for (status, title) in
+        statuses.chain([(405, "another method, see Allow"), (415, "unsupported media type")])
+    {
         let mut response = json!({
             "description": title,
             "content": { "application/problem+json": { "schema": reference("Problem") } },
         });
         if matches!(status, 429 | 503) {
-            response["headers"] =
-                json!({ "Retry-After": { "description": "Seconds to wait.", "schema": { "type": "integer", "minimum": 1 } } });
+            response["headers"] = json!({ "Retry-After": { "description": "Seconds to wait.", "schema": { "type": "integer", "minimum": 1 } } });
         }
         if status == 405 {
             response["headers"] = json!({ "Allow": { "schema": { "type": "string" } } });
@@ -177,19 +178,18 @@ fn shared_schemas() -> Value {
 }
 
 fn operations() -> Value {
-    let open = |summary: &str, id: &str, responses: Value| {
-        json!({ "get": { "tags": ["operations"], "summary": summary, "operationId": id, "security": [], "responses": responses } })
-    };
-    let ready = |description: &str, ready: bool| {
-        json!({ "description": description, "content": json_content("Health", json!({ "ready": ready, "components": [] })) })
-    };
+    let open = |summary: &str, id: &str, responses: Value| json!({ "get": { "tags": ["operations"], "summary": summary, "operationId": id, "security": [], "responses": responses } });
+    let ready = |description: &str, ready: bool| json!({ "description": description, "content": json_content("Health", json!({ "ready": ready, "components": [] })) });
     let live = json!({ "200": {
         "description": "It runs.",
         "content": { "application/json": { "schema": { "type": "object", "properties": { "live": { "const": true } } } } },
     } });
-    let metrics = json!({ "200": { "description": "The Prometheus text format.", "content": { "text/plain": {} } } });
-    let mut metrics = open("Metrics; on the operations listener only (`--metrics`, 127.0.0.1:9090).", "metrics", metrics);
-    metrics["servers"] = json!([{ "url": "http://127.0.0.1:9090", "description": "the operations listener" }]);
+    let metrics =
+        json!({ "200": { "description": "The Prometheus text format.", "content": { "text/plain": {} } } });
+    let mut metrics =
+        open("Metrics; on the operations listener only (`--metrics`, 127.0.0.1:9090).", "metrics", metrics);
+    metrics["servers"] =
+        json!([{ "url": "http://127.0.0.1:9090", "description": "the operations listener" }]);
     let document = json!({ "200": { "description": "OpenAPI 3.1.", "content": { "application/json": { "schema": { "type": "object" } } } } });
     json!({
         "/health/live": open("Whether the process runs.", "live", live),
@@ -205,7 +205,9 @@ fn operations() -> Value {
 
 /// The sentence on compression and size that holds for every body.
 fn body_description(what: &str) -> String {
-    format!("{what} At most {BODY_BYTES_MAX} bytes, decompressed too; `Content-Encoding` may be `gzip` or `zstd`.")
+    format!(
+        "{what} At most {BODY_BYTES_MAX} bytes, decompressed too; `Content-Encoding` may be `gzip` or `zstd`."
+    )
 }
 
 #[cfg(test)]

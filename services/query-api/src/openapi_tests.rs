@@ -49,7 +49,10 @@ fn every_reference_leads_somewhere_and_every_operation_has_its_own_name() {
 
 #[test]
 fn the_example_of_a_report_passes_the_rules() {
-    let example = document().pointer("/paths/~1v1~1reports/post/requestBody/content/application~1json/example").unwrap().to_string();
+    let example = document()
+        .pointer("/paths/~1v1~1reports/post/requestBody/content/application~1json/example")
+        .unwrap()
+        .to_string();
     crate::parse::report(example.as_bytes()).unwrap();
 }
 

@@ -4,8 +4,8 @@
 //! Every rule about the content is in `spec.rs`, for both protocols.
 
 use proto::query::{
-    DecisionModel, Filter, FirstTouchModel, LastNonDirectModel, LastTouchModel, LinearModel, MarkovModel, Model,
-    OrderBy, PathTransform, PositionBasedModel, RunReportRequest, ShapleyModel, TimeDecayModel, model,
+    DecisionModel, Filter, FirstTouchModel, LastNonDirectModel, LastTouchModel, LinearModel, MarkovModel,
+    Model, OrderBy, PathTransform, PositionBasedModel, RunReportRequest, ShapleyModel, TimeDecayModel, model,
     path_transform::Transform,
 };
 use serde_json::{Map, Value};
@@ -27,7 +27,8 @@ pub(crate) const MODELS: [&str; 9] = [
 ];
 
 /// The names of all path transforms; the last two take a value.
-pub(crate) const TRANSFORMS: [&str; 4] = ["exposure", "first", "remove_if_not_all", "remove_if_last_and_not_all"];
+pub(crate) const TRANSFORMS: [&str; 4] =
+    ["exposure", "first", "remove_if_not_all", "remove_if_last_and_not_all"];
 
 /// The fields of a report.
 pub(crate) const FIELDS: [&str; 11] = [
@@ -50,9 +51,8 @@ pub(crate) const FIELDS: [&str; 11] = [
 /// `unreadable_body` where the bytes are no JSON object, else invalid with every field that has another type than it
 /// should or a name that nobody knows.
 pub(crate) fn report(body: &[u8]) -> Result<RunReportRequest, Error> {
-    let value: Value = serde_json::from_slice(body).map_err(|error| {
-        Error::invalid(format!("the body is not JSON: {error}")).code("unreadable_body")
-    })?;
+    let value: Value = serde_json::from_slice(body)
+        .map_err(|error| Error::invalid(format!("the body is not JSON: {error}")).code("unreadable_body"))?;
     let Value::Object(object) = value else {
         return Err(Error::invalid("the body must be one JSON object").code("unreadable_body"));
     };
@@ -192,7 +192,8 @@ impl Reader {
 
     fn time_decay(&mut self, path: &str, parameters: &Map<String, Value>) -> TimeDecayModel {
         self.known(path, parameters, &["half_life"]);
-        let half_life = parameters.get("half_life").map(|value| self.text(&format!("{path}.half_life"), value));
+        let half_life =
+            parameters.get("half_life").map(|value| self.text(&format!("{path}.half_life"), value));
         TimeDecayModel { half_life: half_life.unwrap_or_default() }
     }
 

@@ -87,7 +87,11 @@ pub(crate) fn timestamp(time: jiff::Timestamp) -> prost_types::Timestamp {
 pub(crate) fn number(value: f64) -> Value {
     // Every whole number up to here is exact, so the conversion changes nothing.
     const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
-    if value.fract() == 0.0 && value.abs() <= EXACT_MAX { Value::from(value as i64) } else { Value::from(value) }
+    if value.fract() == 0.0 && value.abs() <= EXACT_MAX {
+        Value::from(value as i64)
+    } else {
+        Value::from(value)
+    }
 }
 
 /// The name of a kind of event.
@@ -180,9 +184,10 @@ fn score(score: &Score) -> Value {
 }
 
 fn edition(edition: &Edition) -> Value {
-    let cause = edition.cause.as_ref().map(|cause| {
-        json!({ "partition": cause.partition, "offset": cause.offset, "index": cause.index })
-    });
+    let cause = edition
+        .cause
+        .as_ref()
+        .map(|cause| json!({ "partition": cause.partition, "offset": cause.offset, "index": cause.index }));
     json!({
         "cause": cause,
         "reason": reason(edition.reason()),
@@ -259,7 +264,11 @@ mod tests {
             model: "linear".into(),
             touches: vec![
                 TouchCredit { event_id: "a".into(), conversion_micros: 333_333, value_micros: -1 },
-                TouchCredit { event_id: String::new(), conversion_micros: 1_000_000, value_micros: 7_500_000 },
+                TouchCredit {
+                    event_id: String::new(),
+                    conversion_micros: 1_000_000,
+                    value_micros: 7_500_000,
+                },
             ],
         });
         let expected = r#"{"model":"linear","touches":[{"event_id":"a","conversions":0.333333,"value":"-0.000001"},{"event_id":null,"conversions":1,"value":"7.500000"}]}"#;

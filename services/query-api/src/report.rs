@@ -40,11 +40,7 @@ pub(crate) async fn run(
     request: RunReportRequest,
 ) -> Result<(RunReportResponse, Columns), Error> {
     let mut question = spec::check(&request, tenant)?;
-    let known = if question.acknowledged {
-        wait(inner, tenant).await?
-    } else {
-        known(inner, tenant).await?
-    };
+    let known = if question.acknowledged { wait(inner, tenant).await? } else { known(inner, tenant).await? };
     let mut notes: Vec<String> = known.note.into_iter().map(str::to_owned).collect();
     let as_of = match question.as_of {
         Some(asked) if asked > known.complete_through => {
@@ -102,7 +98,9 @@ async fn known(inner: &Inner, tenant: &Tenant) -> Result<Known, Error> {
             let micros = written.iter().map(|progress| progress.time_micros).min().unwrap_or(0);
             Ok(Known {
                 complete_through: Timestamp::from_microsecond(micros).unwrap_or(Timestamp::UNIX_EPOCH),
-                note: Some("the attribution service cannot be reached, so the answer is as of the last facts written"),
+                note: Some(
+                    "the attribution service cannot be reached, so the answer is as of the last facts written",
+                ),
             })
         }
     }
@@ -124,7 +122,11 @@ async fn wait(inner: &Inner, tenant: &Tenant) -> Result<Known, Error> {
     }
 }
 
-async fn progress(inner: &Inner, tenant: &Tenant, wait_for: Option<Timestamp>) -> Result<Timestamp, tonic::Status> {
+async fn progress(
+    inner: &Inner,
+    tenant: &Tenant,
+    wait_for: Option<Timestamp>,
+) -> Result<Timestamp, tonic::Status> {
     let mut client = AttributionServiceClient::new(inner.attribution.for_tenant(&tenant.name));
     let request = GetProgressRequest { wait_for: wait_for.map(render::timestamp) };
     let answer = client.get_progress(request).await?.into_inner();
@@ -194,7 +196,8 @@ fn warehouse_error(error: warehouse::Error) -> Error {
     match error {
         E::Spec { field, reason } => Error::invalid(format!("{field}: {reason}")).field(field, reason),
         E::Unavailable(_) | E::Indeterminate(_) => {
-            Error::unavailable("reports cannot be answered now, events are still taken; try again").source(error)
+            Error::unavailable("reports cannot be answered now, events are still taken; try again")
+                .source(error)
         }
         E::Rejected(_) | E::Config(_) | E::Schema(_) => Error::internal(error),
     }

@@ -12,11 +12,7 @@ use serde_json::Value;
 use service::{Caller, Error, body};
 
 use crate::{
-    answer,
-    api::Api,
-    fault::Faults,
-    journey, openapi, parse, render,
-    spec::CONSISTENCY_ACKNOWLEDGED,
+    answer, api::Api, fault::Faults, journey, openapi, parse, render, spec::CONSISTENCY_ACKNOWLEDGED,
 };
 
 /// Says in a CSV answer whether there were more rows than the limit.
@@ -35,7 +31,11 @@ enum Format {
 
 /// The routes that need a key.
 pub(crate) fn routes(api: Api, body_bytes_max: usize) -> Router {
-    let report = move |State(api): State<Api>, caller: Caller, Query(parameters): Parameters, headers: HeaderMap, body: Body| async move {
+    let report = move |State(api): State<Api>,
+                       caller: Caller,
+                       Query(parameters): Parameters,
+                       headers: HeaderMap,
+                       body: Body| async move {
         report(&api, &caller, &parameters, &headers, body, body_bytes_max).await
     };
     Router::new()
@@ -76,7 +76,11 @@ async fn report(
     }
 }
 
-async fn conversion(State(api): State<Api>, caller: Caller, Path(event_id): Path<String>) -> Result<Response, Error> {
+async fn conversion(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(event_id): Path<String>,
+) -> Result<Response, Error> {
     let decision = api.conversion(&caller, &event_id).await?;
     value(&render::decision(&decision))
 }
@@ -90,11 +94,18 @@ async fn get_journey(
     value(&journey::render(&api.journey(&caller, request).await?))
 }
 
-async fn edition(State(api): State<Api>, caller: Caller, Path(edition): Path<String>) -> Result<Response, Error> {
+async fn edition(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(edition): Path<String>,
+) -> Result<Response, Error> {
     Ok(json(service::settings::canonical_json(&*api.edition(&caller, &edition)?)))
 }
 
-fn report_parameters(parameters: &[(String, String)], headers: &HeaderMap) -> Result<(Format, String), Error> {
+fn report_parameters(
+    parameters: &[(String, String)],
+    headers: &HeaderMap,
+) -> Result<(Format, String), Error> {
     let mut faults = Faults::default();
     let mut format = None;
     let mut consistency = String::new();

@@ -5,8 +5,8 @@ use model::{Model as RuleModel, Transform, duration, rules::WINDOW_MILLIS_MAX};
 use proto::query::{self, PathTransform, RunReportRequest, model::Model, path_transform};
 use service::{Error, Tenant};
 use warehouse::{
-    DIMENSIONS_MAX, Dimension, FILTER_VALUES_MAX, FILTERS_MAX, Filter, MODELS_MAX, Measure, ModelSpec, ORDER_KEYS_MAX,
-    OrderBy, OrderField, ROWS_MAX, ReportSpec, TRANSFORMS_MAX,
+    DIMENSIONS_MAX, Dimension, FILTER_VALUES_MAX, FILTERS_MAX, Filter, MODELS_MAX, Measure, ModelSpec,
+    ORDER_KEYS_MAX, OrderBy, OrderField, ROWS_MAX, ReportSpec, TRANSFORMS_MAX,
 };
 
 use crate::{
@@ -163,9 +163,15 @@ fn models(faults: &mut Faults, asked: &[query::Model], dimensions: &[Dimension])
         return models;
     }
     if models.contains(&ModelSpec::Markov) && (of_touch != 1 || dimensions.len() != 1) {
-        faults.add("dimensions", format!("markov takes exactly one dimension, of the touch: {}", touch_names()));
+        faults.add(
+            "dimensions",
+            format!("markov takes exactly one dimension, of the touch: {}", touch_names()),
+        );
     } else if models.contains(&ModelSpec::Shapley) && of_touch != 1 {
-        faults.add("dimensions", format!("shapley takes exactly one dimension of the touch: {}", touch_names()));
+        faults.add(
+            "dimensions",
+            format!("shapley takes exactly one dimension of the touch: {}", touch_names()),
+        );
     }
     models
 }
@@ -199,7 +205,8 @@ fn model_spec(faults: &mut Faults, path: &str, asked: &query::Model) -> Option<M
             let text = given(&decay.half_life).unwrap_or("7d");
             let half_life_millis = faults.keep(&path, duration::parse_millis(text))?;
             if half_life_millis == 0 {
-                faults.add(path, format!("must be from 1m to {}", duration::format_millis(WINDOW_MILLIS_MAX)));
+                faults
+                    .add(path, format!("must be from 1m to {}", duration::format_millis(WINDOW_MILLIS_MAX)));
                 return None;
             }
             RuleModel::TimeDecay { half_life_millis }
@@ -228,7 +235,9 @@ fn dimensions(faults: &mut Faults, asked: &[String]) -> Vec<Dimension> {
     if !length(faults, "dimensions", asked.len(), 0, DIMENSIONS_MAX) {
         return Vec::new();
     }
-    each_once(faults, "dimensions", asked, Dimension::from_name, || names(Dimension::ALL.map(Dimension::name)))
+    each_once(faults, "dimensions", asked, Dimension::from_name, || {
+        names(Dimension::ALL.map(Dimension::name))
+    })
 }
 
 fn measures(faults: &mut Faults, asked: &[String]) -> Vec<Measure> {
@@ -357,7 +366,8 @@ fn each_once<T: Copy + PartialEq>(
     let mut all = Vec::with_capacity(asked.len());
     for (index, name) in asked.iter().enumerate() {
         match from_name(name) {
-            None => faults.add(format!("{field}[{index}]"), format!("unknown {:?}; one of {}", clip(name), known())),
+            None => faults
+                .add(format!("{field}[{index}]"), format!("unknown {:?}; one of {}", clip(name), known())),
             Some(one) if all.contains(&one) => faults.add(format!("{field}[{index}]"), "is named twice"),
             Some(one) => all.push(one),
         }

@@ -152,7 +152,8 @@ fn each_list_holds_at_its_bound_and_not_one_past_it() {
     let filter = json!({ "dimension": "channel", "in": ["a"] });
     passes(json!({ "filters": many(FILTERS_MAX, filter.clone()) }));
     refused(json!({ "filters": many(FILTERS_MAX + 1, filter) }), "filters");
-    let values = |count: usize| json!({ "filters": [{ "dimension": "channel", "in": many(count, json!("a")) }] });
+    let values =
+        |count: usize| json!({ "filters": [{ "dimension": "channel", "in": many(count, json!("a")) }] });
     passes(values(FILTER_VALUES_MAX));
     refused(values(FILTER_VALUES_MAX + 1), "filters[0].in");
     refused(values(0), "filters[0].in");
@@ -160,7 +161,9 @@ fn each_list_holds_at_its_bound_and_not_one_past_it() {
     passes(json!({ "path_transforms": many(TRANSFORMS_MAX, json!("first")) }));
     refused(json!({ "path_transforms": many(TRANSFORMS_MAX + 1, json!("first")) }), "path_transforms");
 
-    let keys = |count: usize| -> Value { Dimension::ALL[..count].iter().map(|d| json!({ "field": d.name() })).collect() };
+    let keys = |count: usize| -> Value {
+        Dimension::ALL[..count].iter().map(|d| json!({ "field": d.name() })).collect()
+    };
     passes(json!({ "dimensions": names(DIMENSIONS_MAX), "order_by": keys(ORDER_KEYS_MAX) }));
     let past = many(ORDER_KEYS_MAX + 1, json!({ "field": "model" }));
     refused(json!({ "order_by": past }), "order_by");
@@ -174,13 +177,18 @@ fn each_number_holds_at_its_bound_and_not_one_past_it() {
     for limit in [0, u64::from(ROWS_MAX) + 1, 1 << 32, u64::MAX] {
         refused(json!({ "limit": limit }), "limit");
     }
-    for (lookback, millis) in [("0m", 0), ("90d", 7_776_000_000_i64), ("2160h", 7_776_000_000), ("1m", 60_000)] {
+    for (lookback, millis) in
+        [("0m", 0), ("90d", 7_776_000_000_i64), ("2160h", 7_776_000_000), ("1m", 60_000)]
+    {
         assert_eq!(passes(json!({ "lookback": lookback })).spec.lookback_millis, Some(millis));
     }
-    for lookback in ["91d", "2161h", "129601m", "30", "d", "-1d", "1.5d", "30 d", "1w", "99999999999999999999d"] {
+    for lookback in
+        ["91d", "2161h", "129601m", "30", "d", "-1d", "1.5d", "30 d", "1w", "99999999999999999999d"]
+    {
         refused(json!({ "lookback": lookback }), "lookback");
     }
-    let value = |length: usize| json!({ "filters": [{ "dimension": "channel", "in": ["v".repeat(length)] }] });
+    let value =
+        |length: usize| json!({ "filters": [{ "dimension": "channel", "in": ["v".repeat(length)] }] });
     passes(value(FILTER_VALUE_BYTES_MAX));
     refused(value(FILTER_VALUE_BYTES_MAX + 1), "filters[0].in[0]");
     let removed = |length: usize| json!({ "path_transforms": [{ "remove_if_not_all": "v".repeat(length) }] });
@@ -191,7 +199,8 @@ fn each_number_holds_at_its_bound_and_not_one_past_it() {
 #[test]
 fn parameters_of_models_hold_at_their_bounds_and_not_past_them() {
     let model = |model: Value| json!({ "models": [model] });
-    let position = |first: f64, last: f64| model(json!({ "position_based": { "first": first, "last": last } }));
+    let position =
+        |first: f64, last: f64| model(json!({ "position_based": { "first": first, "last": last } }));
     for (first, last) in [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.9, 0.1), (0.5, 0.5)] {
         passes(position(first, last));
     }
@@ -208,7 +217,8 @@ fn parameters_of_models_hold_at_their_bounds_and_not_past_them() {
     refused(decay("0m"), "models[0].time_decay.half_life");
     refused(decay("91d"), "models[0].time_decay.half_life");
 
-    let markov = |order: u64| json!({ "models": [{ "markov": { "order": order } }], "dimensions": ["channel"] });
+    let markov =
+        |order: u64| json!({ "models": [{ "markov": { "order": order } }], "dimensions": ["channel"] });
     passes(markov(1));
     for order in [0, 2, u64::MAX] {
         let reason = refused(markov(order), "models[0].markov.order");
@@ -218,7 +228,8 @@ fn parameters_of_models_hold_at_their_bounds_and_not_past_them() {
 
 #[test]
 fn markov_and_shapley_take_the_dimensions_they_can() {
-    let by = |model: &str, dimensions: &[&str]| json!({ "models": ["linear", model], "dimensions": dimensions });
+    let by =
+        |model: &str, dimensions: &[&str]| json!({ "models": ["linear", model], "dimensions": dimensions });
     for name in Dimension::ALL.into_iter().filter(|d| d.of_touch()).map(Dimension::name) {
         passes(by("markov", &[name]));
         passes(by("shapley", &["day", name, "country"]));
@@ -239,7 +250,10 @@ fn nothing_is_named_twice_and_order_keys_are_asked_for() {
     refused(json!({ "models": ["time_decay", { "time_decay": { "half_life": "7d" } }] }), "models[1]");
     refused(json!({ "dimensions": ["channel", "day", "channel"] }), "dimensions[2]");
     refused(json!({ "measures": ["value", "value"] }), "measures[1]");
-    refused(json!({ "order_by": [{ "field": "value" }, { "field": "value", "descending": true }] }), "order_by[1].field");
+    refused(
+        json!({ "order_by": [{ "field": "value" }, { "field": "value", "descending": true }] }),
+        "order_by[1].field",
+    );
     for field in ["model", "conversions", "value", "currency"] {
         passes(json!({ "order_by": [{ "field": field }] }));
     }
@@ -251,7 +265,11 @@ fn nothing_is_named_twice_and_order_keys_are_asked_for() {
 #[test]
 fn times_are_dates_in_the_tenants_zone_or_rfc_3339() {
     let bounds = |zone: &str, from: &str, to: &str| {
-        let request = RunReportRequest { from: from.into(), to: to.into(), ..parse::report(valid().to_string().as_bytes()).unwrap() };
+        let request = RunReportRequest {
+            from: from.into(),
+            to: to.into(),
+            ..parse::report(valid().to_string().as_bytes()).unwrap()
+        };
         check(&request, &tenant(zone)).map(|question| (question.spec.from_millis, question.spec.to_millis))
     };
     let utc = bounds("UTC", "2026-01-01", "2026-01-02").unwrap();
@@ -297,7 +315,8 @@ fn times_are_dates_in_the_tenants_zone_or_rfc_3339() {
 
 #[test]
 fn all_fields_that_are_wrong_are_named_as_many_as_an_error_holds() {
-    let error = ask(&json!({ "limit": 0, "lookback": "1y", "models": ["linear"], "dimensions": ["x"] })).unwrap_err();
+    let error =
+        ask(&json!({ "limit": 0, "lookback": "1y", "models": ["linear"], "dimensions": ["x"] })).unwrap_err();
     let mut fields: Vec<_> = error.violations().iter().map(|violation| violation.field.as_str()).collect();
     fields.sort_unstable();
     assert_eq!(fields, ["dimensions[0]", "from", "limit", "lookback", "to"]);
@@ -328,7 +347,10 @@ fn grpc_absences_are_refused_too() {
         check(&request, &tenant("UTC")).unwrap_err().violations()[0].field.clone()
     };
     assert_eq!(request(|r| r.models = vec![query::Model { model: None }]), "models[0]");
-    assert_eq!(request(|r| r.path_transforms = vec![PathTransform { transform: None }]), "path_transforms[0]");
+    assert_eq!(
+        request(|r| r.path_transforms = vec![PathTransform { transform: None }]),
+        "path_transforms[0]"
+    );
     let no = PathTransform { transform: Some(path_transform::Transform::Exposure(false)) };
     let mut given = parse::report(valid().to_string().as_bytes()).unwrap();
     given.path_transforms = vec![no];
@@ -338,5 +360,8 @@ fn grpc_absences_are_refused_too() {
     let mut nan = parse::report(valid().to_string().as_bytes()).unwrap();
     let shares = query::PositionBasedModel { first: Some(f64::NAN), last: None };
     nan.models = vec![query::Model { model: Some(Model::PositionBased(shares)) }];
-    assert_eq!(check(&nan, &tenant("UTC")).unwrap_err().violations()[0].field, "models[0].position_based.first");
+    assert_eq!(
+        check(&nan, &tenant("UTC")).unwrap_err().violations()[0].field,
+        "models[0].position_based.first"
+    );
 }

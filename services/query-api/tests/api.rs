@@ -29,7 +29,11 @@ fn stored_decision(touches: &[Event], conversion: &Event) -> Decision {
         age_millis: 60_000,
         window_millis: 604_800_000,
     };
-    let third = TouchCredit { event_id: touches[0].event_id.clone(), conversion_micros: 333_333, value_micros: 3_333_333 };
+    let third = TouchCredit {
+        event_id: touches[0].event_id.clone(),
+        conversion_micros: 333_333,
+        value_micros: 3_333_333,
+    };
     Decision {
         conversion_id: conversion.event_id.clone(),
         conversion: Some(shown(conversion.clone())),
@@ -72,7 +76,10 @@ async fn converted() -> (Service, Vec<Event>) {
 async fn a_conversion_is_the_same_over_rest_and_grpc() {
     let (service, _) = converted().await;
     let rest = service.get("/v1/conversions/c-1", READ).await;
-    assert_eq!((rest.status.as_u16(), &rest.headers["content-type"]), (200, &"application/json".parse().unwrap()));
+    assert_eq!(
+        (rest.status.as_u16(), &rest.headers["content-type"]),
+        (200, &"application/json".parse().unwrap())
+    );
     let request = GetConversionRequest { event_id: "c-1".into() };
     let grpc = service.grpc("acme").get_conversion(request).await.unwrap().into_inner().decision.unwrap();
     assert_eq!(inverse::decision(&rest.json()), grpc);
@@ -84,18 +91,40 @@ async fn a_conversion_is_the_same_over_rest_and_grpc() {
 async fn editions_come_the_one_in_force_first_and_later_touches_last() {
     let (service, _) = converted().await;
     let shown = service.get("/v1/conversions/c-1", READ).await.json();
-    let editions: Vec<_> = shown["editions"].as_array().unwrap().iter()
-        .map(|edition| (edition["cause"]["offset"].as_u64().unwrap(), edition["reason"].as_str().unwrap(), edition["in_force"].as_bool().unwrap()))
+    let editions: Vec<_> = shown["editions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|edition| {
+            (
+                edition["cause"]["offset"].as_u64().unwrap(),
+                edition["reason"].as_str().unwrap(),
+                edition["in_force"].as_bool().unwrap(),
+            )
+        })
         .collect();
     assert_eq!(editions, [(7, "late_touch", true), (1, "conversion", false)]);
     assert_eq!(shown["editions"][0]["recorded_at"], "2026-01-01T00:00:00.000007Z");
-    let candidates: Vec<_> = shown["candidates"].as_array().unwrap().iter()
-        .map(|candidate| (candidate["touch"]["event_id"].as_str().unwrap(), candidate["verdict"].as_str().unwrap(), candidate["age_millis"].as_i64().unwrap()))
+    let candidates: Vec<_> = shown["candidates"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|candidate| {
+            (
+                candidate["touch"]["event_id"].as_str().unwrap(),
+                candidate["verdict"].as_str().unwrap(),
+                candidate["age_millis"].as_i64().unwrap(),
+            )
+        })
         .collect();
     // A touch of the same moment is not after the conversion; the stored decision speaks for it.
     assert_eq!(
         candidates,
-        [("t-1", "eligible", 60_000), ("t-3", "after_conversion", -60_000), ("t-4", "after_conversion", -180_000)]
+        [
+            ("t-1", "eligible", 60_000),
+            ("t-3", "after_conversion", -60_000),
+            ("t-4", "after_conversion", -180_000)
+        ]
     );
 }
 
@@ -216,7 +245,8 @@ async fn the_description_is_open_to_all() {
 #[tokio::test]
 async fn a_wrong_question_is_refused_alike_and_names_its_field() {
     let service = Service::start().await;
-    let question = json!({ "from": "2026-01-01", "to": "2026-02-01", "models": ["linear"], "limit": 100_001 });
+    let question =
+        json!({ "from": "2026-01-01", "to": "2026-02-01", "models": ["linear"], "limit": 100_001 });
     let rest = service.post("/v1/reports", &question).await;
     assert_eq!(rest.problem(), (400, "limit".to_owned()));
     let request = RunReportRequest {

@@ -12,7 +12,9 @@ use axum::body::Body;
 use common::{COMPLETE_THROUGH_SECONDS, READ, Service, inverse};
 use http::Method;
 use model::{IdentityHash, IdentityKind, TouchKind, Verdict};
-use proto::query::{Filter, LinearModel, MarkovModel, Model, OrderBy, RunReportRequest, TimeDecayModel, model::Model as Kind};
+use proto::query::{
+    Filter, LinearModel, MarkovModel, Model, OrderBy, RunReportRequest, TimeDecayModel, model::Model as Kind,
+};
 use serde_json::{Value, json};
 use warehouse::{CandidateFact, ConversionFact, Facts, MatchType, Progress, Sign, Warehouse};
 
@@ -170,9 +172,7 @@ async fn csv_has_the_rows_and_says_whether_there_are_more(service: &Service) {
 }
 
 async fn a_moment_that_is_not_complete_is_set_back(service: &Service) {
-    let ask = |as_of: &str| {
-        json!({ "from": "2026-01-01", "to": "2026-02-01", "models": ["linear"], "as_of": as_of })
-    };
+    let ask = |as_of: &str| json!({ "from": "2026-01-01", "to": "2026-02-01", "models": ["linear"], "as_of": as_of });
     let past = service.post("/v1/reports", &ask("2027-01-01T00:00:00.000001Z")).await.json();
     assert_eq!(past["method"]["as_of"], "2027-01-01T00:00:00Z");
     assert_eq!(past["method"]["notes"].as_array().unwrap().len(), 1);
@@ -188,7 +188,8 @@ async fn a_moment_that_is_not_complete_is_set_back(service: &Service) {
 
 async fn another_tenant_sees_none_of_it(service: &Service) {
     let body = json!({ "from": "2026-01-01", "to": "2026-02-01", "models": ["linear"] });
-    let theirs = service.call(Method::POST, "/v1/reports", common::OTHER, &[], Body::from(body.to_string())).await;
+    let theirs =
+        service.call(Method::POST, "/v1/reports", common::OTHER, &[], Body::from(body.to_string())).await;
     assert_eq!(theirs.json()["rows"], json!([]));
 }
 
@@ -232,7 +233,8 @@ fn facts() -> Facts {
         winner: candidates.len().checked_sub(1).map(|last| last as u16),
         candidates,
     };
-    let path = vec![candidate("t-1", "email", 3), candidate("t-2", "search", 2), candidate("t-3", "email", 1)];
+    let path =
+        vec![candidate("t-1", "email", 3), candidate("t-2", "search", 2), candidate("t-3", "email", 1)];
     Facts {
         conversions: vec![conversion("c-1", "u", 10, path), conversion("c-2", "v", 5, Vec::new())],
         ..Facts::default()

@@ -117,19 +117,23 @@ fn event() -> Value {
             ],
         })
     };
-    let identity = |of: &str| {
-        json!({ "type": "string", "minLength": 1, "maxLength": 128, "description": format!("{of}; at least one of the three identities is required.") })
-    };
+    let identity = |of: &str| json!({ "type": "string", "minLength": 1, "maxLength": 128, "description": format!("{of}; at least one of the three identities is required.") });
     let mut fields = Map::new();
     let mut add = |name: &str, schema: Value| fields.insert(name.to_owned(), schema);
-    add("event_id", json!({
-        "type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,64}$",
-        "description": "The idempotency key; assigned (UUIDv7) and returned when absent.",
-    }));
-    add("event_type", json!({
-        "enum": ["impression", "click", "visit", "activity", "conversion"],
-        "description": "The first three are touches; `activity` only links identities.",
-    }));
+    add(
+        "event_id",
+        json!({
+            "type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,64}$",
+            "description": "The idempotency key; assigned (UUIDv7) and returned when absent.",
+        }),
+    );
+    add(
+        "event_type",
+        json!({
+            "enum": ["impression", "click", "visit", "activity", "conversion"],
+            "description": "The first three are touches; `activity` only links identities.",
+        }),
+    );
     add("timestamp", time("Event time, from 2000-01-01 to 24 h ahead of the server."));
     add("device_id", identity("A device"));
     add("cookie_id", identity("A browser"));
@@ -137,24 +141,39 @@ fn event() -> Value {
     for name in LABELS {
         add(name, json!({ "type": "string", "maxLength": LABEL_BYTES_MAX }));
     }
-    add("country", json!({ "type": "string", "pattern": "^[A-Z]{2}$", "description": "ISO 3166-1 alpha-2." }));
-    add("conversion", json!({
-        "type": "string", "maxLength": 128, "default": "conversion", "description": "Conversions only: its name.",
-    }));
-    add("value", json!({
-        "description": "Conversions only: up to 6 decimals, at most 9e12 in magnitude; a refund is negative. Absent: 0.",
-        "oneOf": [{ "type": "string", "pattern": "^-?[0-9]+(\\.[0-9]+)?$" }, { "type": "number" }],
-    }));
-    add("currency", json!({
-        "type": "string", "pattern": "^[A-Z]{3}$", "description": "Conversions only: ISO 4217; the tenant's when absent.",
-    }));
+    add(
+        "country",
+        json!({ "type": "string", "pattern": "^[A-Z]{2}$", "description": "ISO 3166-1 alpha-2." }),
+    );
+    add(
+        "conversion",
+        json!({
+            "type": "string", "maxLength": 128, "default": "conversion", "description": "Conversions only: its name.",
+        }),
+    );
+    add(
+        "value",
+        json!({
+            "description": "Conversions only: up to 6 decimals, at most 9e12 in magnitude; a refund is negative. Absent: 0.",
+            "oneOf": [{ "type": "string", "pattern": "^-?[0-9]+(\\.[0-9]+)?$" }, { "type": "number" }],
+        }),
+    );
+    add(
+        "currency",
+        json!({
+            "type": "string", "pattern": "^[A-Z]{3}$", "description": "Conversions only: ISO 4217; the tenant's when absent.",
+        }),
+    );
     add("install_begin", time("Conversions only: when the store's download began."));
     add("ip", json!({ "type": "string", "description": "IPv4 or IPv6; never shown again." }));
     add("user_agent", json!({ "type": "string", "maxLength": 1024, "description": "Never shown again." }));
-    add("properties", json!({
-        "type": "object", "maxProperties": 64, "description": "At most 8 KiB.",
-        "additionalProperties": { "type": ["string", "number", "boolean"] },
-    }));
+    add(
+        "properties",
+        json!({
+            "type": "object", "maxProperties": 64, "description": "At most 8 KiB.",
+            "additionalProperties": { "type": ["string", "number", "boolean"] },
+        }),
+    );
     json!({
         "type": "object",
         "additionalProperties": false,

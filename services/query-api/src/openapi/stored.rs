@@ -106,7 +106,8 @@ pub(super) fn schemas() -> Value {
 fn decision() -> Value {
     let text = json!({ "type": "string" });
     let maybe_text = json!({ "type": ["string", "null"] });
-    let decided_by = [DecidedBy::Kind, DecidedBy::Time, DecidedBy::EventId, DecidedBy::OnlyCandidate].map(DecidedBy::name);
+    let decided_by =
+        [DecidedBy::Kind, DecidedBy::Time, DecidedBy::EventId, DecidedBy::OnlyCandidate].map(DecidedBy::name);
     let decided_by: Vec<_> = decided_by.into_iter().chain(["organic"]).collect();
     json!({
         "type": "object",

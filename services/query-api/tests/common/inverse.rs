@@ -9,9 +9,26 @@ use serde_json::Value;
 
 pub fn event(value: &Value) -> Event {
     let known = [
-        "event_id", "event_type", "timestamp", "device_id", "cookie_id", "user_id", "click_id", "app_id", "platform",
-        "channel", "partner", "campaign_id", "ad_group_id", "creative_id", "keyword", "sub_publisher", "country",
-        "conversion", "value", "currency",
+        "event_id",
+        "event_type",
+        "timestamp",
+        "device_id",
+        "cookie_id",
+        "user_id",
+        "click_id",
+        "app_id",
+        "platform",
+        "channel",
+        "partner",
+        "campaign_id",
+        "ad_group_id",
+        "creative_id",
+        "keyword",
+        "sub_publisher",
+        "country",
+        "conversion",
+        "value",
+        "currency",
     ];
     for name in value.as_object().unwrap().keys() {
         assert!(known.contains(&name.as_str()), "{name}");
@@ -106,8 +123,15 @@ pub fn row(value: &Value, dimensions: &[&str]) -> Row {
 }
 
 fn candidate(value: &Value) -> Candidate {
-    let verdicts =
-        ["", "eligible", "outside_window", "other_app", "after_conversion", "before_previous_conversion", "fraud"];
+    let verdicts = [
+        "",
+        "eligible",
+        "outside_window",
+        "other_app",
+        "after_conversion",
+        "before_previous_conversion",
+        "fraud",
+    ];
     Candidate {
         touch: Some(event(&value["touch"])),
         verdict: place(&verdicts, value, "verdict"),

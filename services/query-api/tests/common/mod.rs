@@ -10,6 +10,7 @@ use axum::{Router, body::Body};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use journey_store::{Incoming, NewEdition, Position, Stores};
+use prost::Message;
 use proto::{
     decisions::{
         DecideRequest, DecideResponse, Decision, GetDecisionRequest, GetDecisionResponse, GetProgressRequest,
@@ -19,7 +20,6 @@ use proto::{
     events::{DecisionReason, Event, EventType},
     query::query_service_client::QueryServiceClient,
 };
-use prost::Message;
 use query_api::{Config, Deps};
 use serde_json::Value;
 use service::{Front, Limits, Peer, SettingsHandle};
@@ -82,7 +82,8 @@ impl Service {
         let front = Front::new(settings, Limits::default(), Health::default());
         let stores = journey_store::open("memory://").await.unwrap();
         let progress = AttributionServiceServer::new(Progress { away: attribution_away });
-        let attribution = Peer::in_process(front.mount("attribution", service::grpc_routes(Routes::new(progress))));
+        let attribution =
+            Peer::in_process(front.mount("attribution", service::grpc_routes(Routes::new(progress))));
         let deps = Deps { warehouse, journeys: stores.journeys.clone(), attribution };
         // A wait for what will not come ends at once.
         let config = Config { consistency_seconds_max: 0, ..Config::default() };
@@ -103,7 +104,14 @@ impl Service {
         self.call(Method::POST, path, READ, &headers, Body::from(body.to_string())).await
     }
 
-    pub async fn call(&self, method: Method, path: &str, key: &str, headers: &[(&str, &str)], body: Body) -> Answer {
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        key: &str,
+        headers: &[(&str, &str)],
+        body: Body,
+    ) -> Answer {
         let mut request = Request::builder().method(method).uri(path).header("x-request-id", "r");
         if !key.is_empty() {
             request = request.header("authorization", format!("Bearer {key}"));
@@ -187,7 +195,9 @@ pub fn event(id: &str, kind: EventType, minute: i64) -> Event {
 fn settings() -> String {
     let key = |tenant: &str, key: &str, scope: &str| {
         let hash: String = Sha256::digest(key).iter().map(|b| format!("{b:02x}")).collect();
-        format!("[[tenants.{tenant}.keys]]\nname = \"{scope}\"\nsha256 = \"{hash}\"\nscopes = [\"{scope}\"]\n")
+        format!(
+            "[[tenants.{tenant}.keys]]\nname = \"{scope}\"\nsha256 = \"{hash}\"\nscopes = [\"{scope}\"]\n"
+        )
     };
     [
         "version = 1\n".into(),
