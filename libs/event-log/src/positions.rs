@@ -1,6 +1,6 @@
 //! How far each consumer has come: one small file per consumer and partition, `positions/<consumer>.<partition>`.
 //!
-//! A file has two slots in two sectors, written in turn and not synced at once: whatever a crash leaves, one of them is
+//! A file is made with its first slot and has two, in two sectors, written in turn and not synced at once: whatever a crash leaves, one of them is
 //! intact, and a position may only go back by what was committed last. Retention syncs before it removes anything.
 
 use std::{
@@ -59,7 +59,7 @@ impl Positions {
             let owner = Owner { log, partition };
             let file = disk.open(&path).map_err(|error| sealed::cannot("open", &path, &error))?;
             let newest = newest(&*file, owner, &path)?;
-            if newest.is_none() && file.len().map_err(|error| sealed::cannot("read", &path, &error))? > 0 {
+            if newest.is_none() {
                 damaged.push(path);
             }
             let (count, offset) = newest.unwrap_or((0, 0));
@@ -74,25 +74,30 @@ impl Positions {
 
     pub(crate) fn set(&self, consumer: &str, partition: u32, offset: u64) -> io::Result<()> {
         let mut known = self.known.lock();
-        let key = (consumer.to_owned(), partition);
-        let position = match known.entry(key) {
-            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                self.disk.create_dir(&self.dir)?;
-                let file = self.disk.create(&self.dir.join(format!("{consumer}.{partition}")))?;
-                self.disk.sync_dir(&self.dir)?;
-                entry.insert(Position { file, offset: 0, count: 0 })
-            }
-        };
-        if position.offset == offset && position.count > 0 {
+        let owner = Owner { log: self.log, partition };
+        let Some(position) = known.get_mut(&(consumer.to_owned(), partition)) else {
+            let file = self.create(&format!("{consumer}.{partition}"), &encode(owner, 0, offset))?;
+            known.insert((consumer.to_owned(), partition), Position { file, offset, count: 0 });
             return Ok(());
-        }
+        };
         let count = position.count + 1;
-        let slot = encode(Owner { log: self.log, partition }, count, offset);
-        position.file.write_at(&slot, count % 2 * SLOT_BYTES)?;
+        position.file.write_at(&encode(owner, count, offset), count % 2 * SLOT_BYTES)?;
         position.offset = offset;
         position.count = count;
         Ok(())
+    }
+
+    /// Makes a file with its first slot, whole or not at all.
+    fn create(&self, name: &str, slot: &[u8]) -> io::Result<Arc<dyn DiskFile>> {
+        let path = self.dir.join(name);
+        let temporary = self.dir.join(format!("{name}.tmp"));
+        self.disk.create_dir(&self.dir)?;
+        let file = self.disk.create(&temporary)?;
+        file.write_at(slot, 0)?;
+        file.sync()?;
+        self.disk.rename(&temporary, &path)?;
+        self.disk.sync_dir(&self.dir)?;
+        Ok(file)
     }
 
     /// What some consumer says it has read of a partition was durable.

@@ -21,7 +21,7 @@ use crate::{
     local::{Host, Options},
     partition::{Map, Partition, Queue, Segment, Times, segment_name},
     positions::Positions,
-    scan::{Hole, Scan, Walk},
+    scan::{END_MISSING, Hole, Scan, Walk},
     sealed::{self, Sealed, cannot},
     segment::{Head, Owner, SEGMENT_HEAD},
     writer::{TEMPORARY, Writer, make_segment},
@@ -292,8 +292,7 @@ fn mend_last(mut seen: Seen, proven: u64, segment_bytes_max: u64) -> Mended {
     let fresh = scan.next < proven;
     if fresh {
         let bytes = scan.garbage.take().unwrap_or(scan.end..scan.end);
-        let reason = "the end of the segment is missing, though a consumer has read it";
-        scan.holes.push(Hole { from: scan.next, to: proven, bytes, reason });
+        scan.holes.push(Hole { from: scan.next, to: proven, bytes, reason: END_MISSING });
         scan.next = proven;
     }
     let next = scan.next;

@@ -11,6 +11,7 @@ use crate::{
 /// Between two entries of the index lie about so many bytes.
 const INDEX_BYTES: u64 = 64 * 1024;
 const WINDOW_BYTES: usize = 256 * 1024;
+pub(crate) const END_MISSING: &str = "the end of the segment, or the segment after it, is missing";
 const PAGE: usize = 4096;
 static ZEROS: [u8; PAGE] = [0; PAGE];
 
@@ -105,7 +106,7 @@ impl Walk<'_> {
         }
         if let Some(stop) = self.stop.filter(|stop| scan.next < *stop) {
             let bytes = scan.garbage.take().unwrap_or(scan.end..scan.end);
-            scan.hole(scan.next, stop, bytes, "the end of the segment, or the segment after it, is missing");
+            scan.hole(scan.next, stop, bytes, END_MISSING);
         }
         Ok(scan)
     }

@@ -1,4 +1,5 @@
 //! Every implementation keeps every promise of the trait.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 
