@@ -9,7 +9,7 @@ use axum::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde_json::Value;
-use service::{Caller, Error, body};
+use service::{Caller, Error, Scope, body};
 
 use crate::{
     answer, api::Api, fault::Faults, journey, openapi, parse, render, spec::CONSISTENCY_ACKNOWLEDGED,
@@ -60,6 +60,8 @@ async fn report(
     body: Body,
     body_bytes_max: usize,
 ) -> Result<Response, Error> {
+    // Before the question is looked at: whoever may not ask learns nothing from how it is refused.
+    caller.require(Scope::Read)?;
     expect_json(headers)?;
     let (format, consistency) = report_parameters(parameters, headers)?;
     let body = body::read(headers, body, body_bytes_max).await?;
@@ -90,6 +92,7 @@ async fn get_journey(
     caller: Caller,
     Query(parameters): Parameters,
 ) -> Result<Response, Error> {
+    caller.require(Scope::Read)?;
     let request = journey::request(&parameters)?;
     value(&journey::render(&api.journey(&caller, request).await?))
 }

@@ -212,7 +212,7 @@ async fn every_route_wants_a_key_and_the_right_scope() {
         (Method::GET, settings.as_str()),
     ] {
         for (key, status) in [("", 401), ("unknown", 401), (INGEST, 403)] {
-            let answer = service.call(method.clone(), path, key, &[], Body::from("{}")).await;
+            let answer = service.call(method.clone(), path, key, &[], Body::from("not JSON")).await;
             assert_eq!(answer.problem().0, status, "{path} {key:?}");
         }
         let answer = service.call(method.clone(), path, ADMIN, &[], Body::from("{}")).await;
