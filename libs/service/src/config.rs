@@ -77,15 +77,9 @@ pub fn print_config<T: Serialize>(config: &T) -> Result<String, ConfigError> {
 }
 
 fn line(error: &figment::Error) -> String {
-    let mut key = error.path.join(".");
+    let key = error.path.join(".");
     let reason = match &error.kind {
-        Kind::UnknownField(field, known) => {
-            if !key.is_empty() {
-                key.push('.');
-            }
-            key.push_str(field);
-            format!("unknown key; known are {}", known.join(", "))
-        }
+        Kind::UnknownField(_, known) => format!("unknown key; known are {}", known.join(", ")),
         other => other.to_string(),
     };
     let source = error.metadata.as_ref().map_or_else(String::new, |metadata| {

@@ -26,7 +26,7 @@ use telemetry::{
     trace::{self, Scope, TRACEPARENT, Traceparent},
 };
 use tower::Service;
-use tracing::Instrument;
+use tracing::{Instrument, Span, field::Empty};
 
 use crate::{
     auth::{self, Failures, InProcess},
@@ -80,9 +80,9 @@ struct Mounted {
 
 /// What is known of a request once it has a name.
 struct Call {
-    grpc: bool,
+    /// The path of a gRPC call.
+    grpc: Option<Box<str>>,
     method: Method,
-    path: Box<str>,
     route: Option<MatchedPath>,
     begin: Instant,
     scope: Scope,
@@ -115,6 +115,11 @@ impl Front {
     /// Who is ready.
     pub fn health(&self) -> &Health {
         &self.0.health
+    }
+
+    /// Requests being worked on now, of all services behind this front.
+    pub fn requests_in_flight(&self) -> usize {
+        self.0.in_flight.load(Ordering::Relaxed)
     }
 
     /// Puts the routes of a service (REST, gRPC by [`crate::grpc_routes`], or both) behind the front.
@@ -154,9 +159,8 @@ impl Service<Request> for Mounted {
 /// The outer half of the column: every answer passes it, whatever happened inside.
 async fn answer(mount: &Mount, route: Route, request: Request) -> Response {
     // A name first: everything after may fail, and failures are found by their names.
-    let call = Call::identify(&request);
-    // One span per request, the child of the caller's; it costs nothing unless somebody records it.
-    let span = call.span();
+    // With it one span per request, the child of the caller's; it costs nothing unless somebody records it.
+    let (call, span) = Call::identify(&request);
     // The name and the trace are at hand wherever the request is worked for: in errors, in the log's frames.
     let work = call.scope.clone().run(async {
         // Whatever went wrong is told in the caller's protocol.
@@ -190,7 +194,7 @@ async fn admit(mount: &Mount, call: &Call, mut route: Route, mut request: Reques
         request = Request::from_parts(parts, body);
     }
     // A body that says it is too large is not read at all; those that lie are caught while reading.
-    if !call.grpc && body::declared_too_large(request.headers(), front.limits.body_bytes_max) {
+    if call.grpc.is_none() && body::declared_too_large(request.headers(), front.limits.body_bytes_max) {
         return Err(body::too_large(front.limits.body_bytes_max));
     }
     // Nobody waits longer than they said, and nobody for ever.
@@ -208,52 +212,51 @@ async fn admit(mount: &Mount, call: &Call, mut route: Route, mut request: Reques
 // === impl Call ===
 
 impl Call {
-    fn identify(request: &Request) -> Self {
+    fn identify(request: &Request) -> (Self, Span) {
         let headers = request.headers();
         let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-        let traceparent = trace::extract(headers).unwrap_or_else(Traceparent::fresh);
+        let grpc = content_type.is_some_and(is_grpc).then(|| request.uri().path().into());
+        let route = request.extensions().get::<MatchedPath>().cloned();
         let request_id = match headers.get(REQUEST_ID) {
             Some(id) if is_request_id(id.as_bytes()) => id.clone(),
             _ => fresh_request_id(),
         };
-        Self {
-            grpc: content_type.is_some_and(is_grpc),
-            method: request.method().clone(),
-            path: request.uri().path().into(),
-            route: request.extensions().get::<MatchedPath>().cloned(),
-            begin: Instant::now(),
-            scope: Scope { traceparent, request_id },
-        }
-    }
-
-    fn span(&self) -> tracing::Span {
         let span = tracing::debug_span!(
             "request",
-            otel.name = self.route.as_ref().map_or("unknown route", |route| if self.grpc { &self.path } else { route.as_str() }),
+            otel.name = grpc.as_deref().or_else(|| route.as_ref().map(MatchedPath::as_str)).unwrap_or("unknown route"),
             otel.kind = "server",
-            method = %self.method,
-            request_id = ?self.scope.request_id,
-            trace_id = self.scope.traceparent.trace_id(),
+            method = %request.method(),
+            request_id = ?request_id,
+            trace_id = Empty,
         );
-        trace::set_remote_parent(&span, self.scope.traceparent);
-        span
+        let theirs = trace::extract(headers);
+        if let Some(theirs) = theirs {
+            trace::set_remote_parent(&span, theirs);
+        }
+        let ours = || trace::of_span(&span).unwrap_or_else(Traceparent::fresh);
+        let traceparent = theirs.unwrap_or_else(ours);
+        if !span.is_disabled() {
+            span.record("trace_id", traceparent.trace_id());
+        }
+        let scope = Scope { traceparent, request_id };
+        (Self { grpc, method: request.method().clone(), route, begin: Instant::now(), scope }, span)
     }
 
     fn expect_protocol(&self) -> Result<()> {
         let is_grpc_route = self.route.as_ref().is_some_and(|route| route.as_str().ends_with("/{*rest}"));
-        if is_grpc_route && !self.grpc {
+        if is_grpc_route && self.grpc.is_none() {
             return Err(Error::unsupported_media_type("this is a gRPC method; send application/grpc"));
         }
         Ok(())
     }
 
     fn refuse(&self, error: Error) -> Response {
-        if self.grpc { error.into_status().into_http() } else { error.into_response() }
+        if self.grpc.is_some() { error.into_status().into_http() } else { error.into_response() }
     }
 
     fn observe(&self, observer: &Arc<Observer>, response: Response) -> Response {
-        if self.grpc {
-            return observer.watch(&self.path, self.begin, response);
+        if let Some(path) = &self.grpc {
+            return observer.watch(path, self.begin, response);
         }
         let route = self.route.as_ref().map(MatchedPath::as_str);
         observer.rest(&self.method, route, response.status(), self.begin);
@@ -295,7 +298,7 @@ async fn problem_pages(call: &Call, response: Response) -> Response {
     let status = response.status();
     let said = response.headers().get(header::CONTENT_TYPE);
     let plain = said.is_none_or(|value| value.as_bytes().starts_with(b"text/plain"));
-    if call.grpc || !plain || !(status.is_client_error() || status.is_server_error()) {
+    if call.grpc.is_some() || !plain || !(status.is_client_error() || status.is_server_error()) {
         return response;
     }
     let (parts, body) = response.into_parts();

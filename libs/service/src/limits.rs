@@ -15,7 +15,8 @@ pub struct Limits {
     pub connections_max: usize,
     /// Requests worked on at the same time; one more is answered 503 with `Retry-After`.
     pub requests_in_flight_max: usize,
-    /// Seconds until the head of an answer, unless `grpc-timeout` asks for less.
+    /// Seconds until the head of an answer, unless `grpc-timeout` asks for less. Longer than the 30 seconds that a
+    /// report may wait for acknowledged events.
     pub request_seconds_max: u64,
     /// Seconds for the TLS handshake, and again for the first and for every further request head.
     pub header_read_seconds_max: u64,
@@ -40,7 +41,7 @@ impl Default for Limits {
         Self {
             connections_max: 20_000,
             requests_in_flight_max: 4_096,
-            request_seconds_max: 30,
+            request_seconds_max: 35,
             header_read_seconds_max: 30,
             body_bytes_max: BODY_BYTES_MAX,
             http2_streams_max: 256,

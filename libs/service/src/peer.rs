@@ -40,7 +40,7 @@ impl Peer {
         Self { route: Route::InProcess(mounted.with_state(())), tenant: None }
     }
 
-    /// A service elsewhere.
+    /// A service elsewhere, which authenticates the call as any other: the channel brings the key.
     pub fn channel(channel: Channel) -> Self {
         Self { route: Route::Channel(channel), tenant: None }
     }

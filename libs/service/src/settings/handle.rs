@@ -13,9 +13,10 @@ use arc_swap::{ArcSwap, Guard};
 use model::Rules;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::{SETTINGS_BYTES_MAX, SETTINGS_FILE, Settings, SettingsError, edition_of, parse};
+use super::{SETTINGS_BYTES_MAX, SETTINGS_FILE, Settings, SettingsError, edition_of, hex, parse};
 
 /// How often the file is looked at, seconds.
 const POLL_SECONDS: u64 = 1;
@@ -36,12 +37,36 @@ struct Inner {
     tried: Mutex<Vec<u8>>,
 }
 
+/// The version of an edition's file.
+const EDITION_VERSION: u32 = 1;
+
 /// The rules of an edition and whose they are or were: one file of the folder.
+/// The rules are held to the file's name, the tenants to a checksum of their own.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Edition {
+    version: u32,
     tenants: Vec<String>,
+    tenants_sha256: String,
     #[serde(with = "shared")]
     rules: Arc<Rules>,
+}
+
+impl Edition {
+    fn new(tenants: Vec<String>, rules: Arc<Rules>) -> Self {
+        Self { version: EDITION_VERSION, tenants_sha256: checksum(&tenants), tenants, rules }
+    }
+
+    fn is_whole(&self, id: &str) -> bool {
+        self.version == EDITION_VERSION
+            && self.tenants_sha256 == checksum(&self.tenants)
+            && edition_of(&self.rules) == id
+    }
+}
+
+/// Names have no line breaks, so joined by them they are told apart.
+fn checksum(tenants: &[String]) -> String {
+    hex(&Sha256::digest(tenants.join("\n")))
 }
 
 /// A shared value is written as the value it shares.
@@ -163,11 +188,11 @@ impl SettingsHandle {
             return Ok(());
         }
         tenants.push(tenant.to_owned());
-        let entry = Edition { tenants, rules: rules.clone() };
-        let hex = edition.trim_start_matches("sha256:");
+        let entry = Edition::new(tenants, rules.clone());
+        let name = edition.trim_start_matches("sha256:");
         // Plain data with string keys, so it always serializes.
         let json = serde_json::to_vec_pretty(&entry).unwrap_or_default();
-        write_durably(&self.0.folder.join(format!("{hex}.json")), &json, 0o644)?;
+        write_durably(&self.0.folder.join(format!("{name}.json")), &json, 0o644)?;
         self.0.editions.write().insert(edition.to_owned(), entry);
         Ok(())
     }
@@ -207,7 +232,7 @@ fn read_editions(folder: &Path) -> Result<HashMap<String, Edition>, SettingsErro
         let text = read_bounded(&path)?;
         let edition: Edition = serde_json::from_slice(&text).map_err(|_| damaged())?;
         let id = format!("sha256:{hex}");
-        if edition_of(&edition.rules) != id {
+        if !edition.is_whole(&id) {
             return Err(damaged());
         }
         editions.insert(id, edition);
