@@ -2,13 +2,17 @@
 //!
 //! Owns the schema and its migrations, the writing of facts, and the SQL of reports.
 //! It never decides and never updates a fact: a restated decision is a retraction and an assertion.
-//! It never sees an address or a user agent, and no value reaches SQL but through [`sql::quote`](sql) or a binding.
+//! It never sees an address or a user agent, and no value reaches SQL but quoted by one function or bound by the client.
 
+mod chain;
 mod compile;
+mod credit;
 mod error;
 mod facts;
 mod migrate;
 mod nulls;
+mod order;
+mod paths;
 mod report;
 mod spec;
 mod sql;

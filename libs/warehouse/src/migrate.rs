@@ -1,11 +1,97 @@
 //! The schema, by numbered migrations.
 
+use clickhouse::Row;
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, Warehouse};
 
+/// The migrations in their order; the number is the place from 1. One statement each, that may be repeated: the record
+/// of it comes after it.
+const MIGRATIONS: [(&str, &str); 5] = [
+    ("meta", include_str!("../migrations/0001_meta.sql")),
+    ("progress", include_str!("../migrations/0002_progress.sql")),
+    ("touches", include_str!("../migrations/0003_touches.sql")),
+    ("conversions", include_str!("../migrations/0004_conversions.sql")),
+    ("identities", include_str!("../migrations/0005_identities.sql")),
+];
+
+const RECORD: &str = "CREATE TABLE IF NOT EXISTS migrations (version UInt32, name String, checksum String) \
+    ENGINE = MergeTree ORDER BY version SETTINGS fsync_after_insert = 1, fsync_part_directory = 1";
+
+#[derive(Debug, Row, Serialize, Deserialize)]
+struct Applied {
+    version: u32,
+    name: String,
+    checksum: String,
+}
+
 impl Warehouse {
-    /// Brings the schema up to this program's; does nothing when it is. Refuses a schema that is newer or was changed.
+    /// Brings the schema up to this program's, and makes the database if it is not there; does nothing when all is done.
+    ///
+    /// Errors: [`Error::Schema`] for a schema that is newer than this program or was made by other migrations.
     pub async fn migrate(&self) -> Result<(), Error> {
-        let _ = &self.client;
+        let outside = self.client.clone().with_database("default");
+        outside.query_raw(&format!("CREATE DATABASE IF NOT EXISTS {}", self.database)).execute().await?;
+        self.client.query_raw(RECORD).execute().await?;
+        let select = "SELECT version, name, checksum FROM migrations ORDER BY version";
+        let applied = self.client.query_raw(select).fetch_all::<Applied>().await?;
+        check(&applied)?;
+        for (index, (name, sql)) in MIGRATIONS.iter().enumerate() {
+            let version = index as u32 + 1;
+            if applied.iter().any(|done| done.version == version) {
+                continue;
+            }
+            self.client.query_raw(sql).execute().await?;
+            let done = Applied { version, name: (*name).to_owned(), checksum: checksum(sql) };
+            let mut insert = self.client.insert::<Applied>("migrations").await?;
+            insert.write(&done).await?;
+            insert.end().await?;
+        }
         Ok(())
+    }
+}
+
+fn check(applied: &[Applied]) -> Result<(), Error> {
+    for done in applied {
+        let Some((name, sql)) = (done.version as usize).checked_sub(1).and_then(|i| MIGRATIONS.get(i)) else {
+            let (found, known) = (done.version, MIGRATIONS.len());
+            return Err(Error::Schema(format!(
+                "it has version {found} and this program knows {known}: use a newer program"
+            )));
+        };
+        if done.checksum != checksum(sql) || done.name != *name {
+            let version = done.version;
+            return Err(Error::Schema(format!(
+                "migration {version} ({name}) was another when it was applied: start with an empty warehouse"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn checksum(sql: &str) -> String {
+    blake3::hash(sql.as_bytes()).to_hex()[..32].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn applied(version: u32) -> Applied {
+        let (name, sql) = MIGRATIONS[version as usize - 1];
+        Applied { version, name: name.into(), checksum: checksum(sql) }
+    }
+
+    #[test]
+    fn a_newer_or_another_schema_is_refused() {
+        let all: Vec<Applied> = (1..=MIGRATIONS.len() as u32).map(applied).collect();
+        check(&all).unwrap();
+        let newer = Applied { version: MIGRATIONS.len() as u32 + 1, ..applied(1) };
+        assert!(check(&[newer]).unwrap_err().to_string().contains("newer program"));
+        let zero = Applied { version: 0, ..applied(1) };
+        check(&[zero]).unwrap_err();
+        let other = Applied { checksum: "0".repeat(32), ..applied(2) };
+        assert!(check(&[other]).unwrap_err().to_string().contains("migration 2 (progress)"));
     }
 }

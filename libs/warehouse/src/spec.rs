@@ -187,6 +187,8 @@ impl ReportSpec {
 
     fn check_model(&self, model: ModelSpec) -> Result<(), Error> {
         let of_touch = self.dimensions.iter().filter(|d| d.of_touch()).count();
+        let path = self.path_dimension();
+        let other = self.filters.iter().find(|f| f.dimension.of_touch() && f.dimension != path);
         match model {
             ModelSpec::Rule(model) => model.check().map_err(|e| Error::spec("models", e.to_string())),
             ModelSpec::Markov if of_touch != 1 || self.dimensions.len() != 1 => Err(Error::spec(
@@ -196,7 +198,14 @@ impl ReportSpec {
             ModelSpec::Shapley if of_touch != 1 => {
                 Err(Error::spec("dimensions", "shapley takes exactly one dimension of the touch"))
             }
-            ModelSpec::Markov | ModelSpec::Shapley => Ok(()),
+            // Their credit is of a value of the path, not of one touch with its other values.
+            ModelSpec::Markov | ModelSpec::Shapley => match other {
+                Some(filter) => {
+                    let (model, path, other) = (model.name(), path.name(), filter.dimension.name());
+                    Err(Error::spec("filters", format!("{model} by {path} cannot be filtered by {other}")))
+                }
+                None => Ok(()),
+            },
         }
     }
 
@@ -324,4 +333,120 @@ fn check_len(field: &'static str, len: usize, min: usize, max: usize) -> Result<
 fn check_once<T: PartialEq>(field: &'static str, all: &[T]) -> Result<(), Error> {
     let twice = all.iter().enumerate().any(|(index, one)| all[..index].contains(one));
     if twice { Err(Error::spec(field, "names an entry twice")) } else { Ok(()) }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A report that passes.
+    pub(crate) fn spec() -> ReportSpec {
+        ReportSpec {
+            tenant: "default".into(),
+            from_millis: 0,
+            to_millis: 1,
+            models: vec![ModelSpec::Rule(Model::Linear)],
+            dimensions: vec![Dimension::Channel],
+            measures: vec![Measure::Conversions],
+            filters: Vec::new(),
+            lookback_millis: None,
+            transforms: Vec::new(),
+            order_by: Vec::new(),
+            limit: 1_000,
+            as_of_micros: i64::MAX,
+            rules: Rules::default(),
+        }
+    }
+
+    fn field(change: impl FnOnce(&mut ReportSpec)) -> &'static str {
+        let mut changed = spec();
+        change(&mut changed);
+        match changed.check() {
+            Err(Error::Spec { field, .. }) => field,
+            Err(other) => panic!("{other}"),
+            Ok(()) => "",
+        }
+    }
+
+    #[test]
+    fn every_bound_holds_at_it_and_fails_one_past_it() {
+        let linear = ModelSpec::Rule(Model::Linear);
+        let filter = |n: usize| Filter { dimension: Dimension::AppId, values: vec![String::new(); n] };
+        let order = OrderBy { field: OrderField::Model, descending: true };
+        assert_eq!(field(|s| s.models = vec![linear; MODELS_MAX]), "");
+        assert_eq!(field(|s| s.models = vec![linear; MODELS_MAX + 1]), "models");
+        assert_eq!(field(|s| s.models.clear()), "models");
+        assert_eq!(field(|s| s.dimensions = Dimension::ALL[..DIMENSIONS_MAX].into()), "");
+        assert_eq!(field(|s| s.dimensions = Dimension::ALL[..DIMENSIONS_MAX + 1].into()), "dimensions");
+        assert_eq!(field(|s| s.filters = vec![filter(1); FILTERS_MAX]), "");
+        assert_eq!(field(|s| s.filters = vec![filter(1); FILTERS_MAX + 1]), "filters");
+        assert_eq!(field(|s| s.filters = vec![filter(FILTER_VALUES_MAX)]), "");
+        assert_eq!(field(|s| s.filters = vec![filter(FILTER_VALUES_MAX + 1)]), "filters");
+        assert_eq!(field(|s| s.filters = vec![filter(0)]), "filters");
+        assert_eq!(field(|s| s.transforms = vec![Transform::First; TRANSFORMS_MAX]), "");
+        assert_eq!(field(|s| s.transforms = vec![Transform::First; TRANSFORMS_MAX + 1]), "path_transforms");
+        assert_eq!(field(|s| s.order_by = vec![order; ORDER_KEYS_MAX]), "");
+        assert_eq!(field(|s| s.order_by = vec![order; ORDER_KEYS_MAX + 1]), "order_by");
+        assert_eq!(field(|s| s.limit = ROWS_MAX), "");
+        assert_eq!(field(|s| s.limit = ROWS_MAX + 1), "limit");
+        assert_eq!(field(|s| s.limit = 0), "limit");
+        assert_eq!(field(|s| s.lookback_millis = Some(WINDOW_MILLIS_MAX)), "");
+        assert_eq!(field(|s| s.lookback_millis = Some(WINDOW_MILLIS_MAX + 1)), "lookback");
+        assert_eq!(field(|s| s.to_millis = s.from_millis), "to");
+        assert_eq!(field(|s| s.measures.clear()), "measures");
+        assert_eq!(field(|s| s.measures = vec![Measure::Value; 2]), "measures");
+        assert_eq!(field(|s| s.dimensions = vec![Dimension::Day; 2]), "dimensions");
+    }
+
+    #[test]
+    fn models_over_paths_take_the_dimensions_they_can_answer_for() {
+        let with = |model: ModelSpec, dimensions: &[Dimension]| {
+            field(|s| {
+                s.models = vec![model];
+                s.dimensions = dimensions.into();
+            })
+        };
+        use Dimension::{CampaignId, Channel, Day};
+        assert_eq!(with(ModelSpec::Markov, &[CampaignId]), "");
+        assert_eq!(with(ModelSpec::Markov, &[]), "dimensions");
+        assert_eq!(with(ModelSpec::Markov, &[Day]), "dimensions");
+        assert_eq!(with(ModelSpec::Markov, &[Channel, Day]), "dimensions");
+        assert_eq!(with(ModelSpec::Shapley, &[Day, Channel]), "");
+        assert_eq!(with(ModelSpec::Shapley, &[Day]), "dimensions");
+        assert_eq!(with(ModelSpec::Shapley, &[Channel, CampaignId]), "dimensions");
+        let other = Filter { dimension: CampaignId, values: vec!["c".into()] };
+        assert_eq!(
+            field(|s| {
+                s.models = vec![ModelSpec::Shapley];
+                s.filters = vec![other];
+            }),
+            "filters"
+        );
+    }
+
+    #[test]
+    fn rows_are_ordered_only_by_what_they_have() {
+        let by = |field: OrderField| OrderBy { field, descending: false };
+        let ordered = |order: OrderField| field(|s| s.order_by = vec![by(order)]);
+        assert_eq!(ordered(OrderField::Dimension(Dimension::Channel)), "");
+        assert_eq!(ordered(OrderField::Dimension(Dimension::Day)), "order_by");
+        assert_eq!(ordered(OrderField::Measure(Measure::Conversions)), "");
+        assert_eq!(ordered(OrderField::Measure(Measure::Value)), "order_by");
+        assert_eq!(ordered(OrderField::Dimension(Dimension::Currency)), "order_by");
+    }
+
+    #[test]
+    fn names_name_one_thing_each() {
+        for dimension in Dimension::ALL {
+            assert_eq!(Dimension::from_name(dimension.name()), Some(dimension));
+        }
+        for measure in Measure::ALL {
+            assert_eq!(Measure::from_name(measure.name()), Some(measure));
+        }
+        for name in ["decision", "linear", "markov", "shapley"] {
+            assert_eq!(ModelSpec::from_name(name).unwrap().name(), name);
+        }
+        assert_eq!(ModelSpec::from_name("Markov"), None);
+    }
 }

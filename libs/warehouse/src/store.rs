@@ -34,7 +34,7 @@ struct GenerationRow {
 struct ProgressRow {
     part: u32,
     batch: u64,
-    to: u64,
+    to_offset: u64,
     time_micros: i64,
 }
 
@@ -83,14 +83,14 @@ impl Warehouse {
 
     /// The last finished batch of every partition that has one, by partition.
     pub async fn progress(&self) -> Result<Vec<Progress>, Error> {
-        let sql = "SELECT part, max(progress.batch) AS batch, argMax(progress.to, progress.batch) AS to, \
-             toUnixTimestamp64Micro(argMax(progress.time, progress.batch)) AS time_micros \
-             FROM progress GROUP BY part ORDER BY part";
+        let sql = "SELECT part, max(p.batch) AS batch, argMax(p.to_offset, p.batch) AS to_offset, \
+             toUnixTimestamp64Micro(argMax(p.time, p.batch)) AS time_micros \
+             FROM progress AS p GROUP BY part ORDER BY part";
         let rows = self.client.query(sql).fetch_all::<ProgressRow>().await?;
         let progress = |row: ProgressRow| Progress {
             partition: row.part,
             batch: row.batch,
-            to: row.to,
+            to: row.to_offset,
             time_micros: row.time_micros,
         };
         Ok(rows.into_iter().map(progress).collect())
