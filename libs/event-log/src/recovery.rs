@@ -322,6 +322,10 @@ fn finish_last(mended: &mut Mended) -> io::Result<()> {
         file.write_at(&bytes[..read], at)?;
         at += read as u64;
     }
+    // A segment that ends in damage stays as it is: zeros behind it could complete what was just told to be lost.
+    if mended.fresh {
+        return file.sync();
+    }
     mended.capacity = match file.allocate(mended.segment_bytes_max) {
         Ok(()) => mended.segment_bytes_max,
         // The log opens on a full disk too, and refuses appends until there is place.
