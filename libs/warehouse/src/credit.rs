@@ -38,17 +38,22 @@ pub(crate) fn needs_time(model: ModelSpec) -> bool {
 /// conversion without a path, which is `organic`.
 pub(crate) fn prepared(spec: &ReportSpec) -> (Vec<Weight>, String) {
     let mut scalars = String::new();
-    let mut joined = String::new();
+    let mut joined = vec![];
     for d in paths::touch_dimensions(spec) {
-        joined.push_str(&format!(", a_{0} AS e_{0}", d.name()));
+        joined.push((format!("a_{}", d.name()), format!("e_{}", d.name())));
     }
     let weights =
         (0..).zip(&spec.models).map(|(m, model)| weigh(spec, m, *model, &mut scalars, &mut joined)).collect();
     let first = paths::touch_dimensions(spec).first().map_or("event_type", |d| d.name());
+    joined.push((format!("arrayEnumerate(a_{first})"), "i".into()));
+    let arrays: Vec<String> = joined.iter().map(|(array, name)| format!("{array} AS {name}")).collect();
+    // A star leaves out what the join makes.
+    let names: Vec<&str> = joined.iter().map(|(_, name)| name.as_str()).collect();
     let sql = format!(
-        "SELECT *, n = 0 AS organic FROM (SELECT *{scalars} FROM ({})) \
-         LEFT ARRAY JOIN arrayEnumerate(a_{first}) AS i{joined}",
-        paths(spec)
+        "SELECT *, {}, n = 0 AS organic FROM (SELECT *{scalars} FROM ({})) LEFT ARRAY JOIN {}",
+        names.join(", "),
+        paths(spec),
+        arrays.join(", ")
     );
     (weights, sql)
 }
@@ -81,14 +86,14 @@ impl Weight {
 }
 
 // Adds what the model needs of each path to the scalars, and what it needs of each touch to the joined arrays.
-fn weigh(spec: &ReportSpec, m: usize, model: ModelSpec, scalars: &mut String, joined: &mut String) -> Weight {
+fn weigh(spec: &ReportSpec, m: usize, model: ModelSpec, scalars: &mut String, joined: &mut Vec<(String, String)>) -> Weight {
     let model = match model {
         ModelSpec::Rule(model) => model,
         // Only what is organic: the rest is solved over all paths at once.
         ModelSpec::Markov => return Weight::All("0".into()),
         ModelSpec::Shapley => {
             scalars.push_str(&format!(", length(arrayDistinct({PATH})) AS s{m}"));
-            joined.push_str(&format!(", arrayEnumerateUniq({PATH}) AS x{m}"));
+            joined.push((format!("arrayEnumerateUniq({PATH})"), format!("x{m}")));
             return Weight::Share(format!("if(x{m} = 1, 1 / s{m}, 0.)"));
         }
     };
@@ -118,7 +123,7 @@ fn weigh(spec: &ReportSpec, m: usize, model: ModelSpec, scalars: &mut String, jo
                 ", arrayMax(a_millis) AS r{m}, \
                  arrayMap(x -> exp2(-(toFloat64(r{m} - x) / {half_life})), a_millis) AS d{m}, arraySum(d{m}) AS s{m}"
             ));
-            joined.push_str(&format!(", d{m} AS x{m}"));
+            joined.push((format!("d{m}"), format!("x{m}")));
             Weight::Share(format!("(x{m} / s{m})"))
         }
     }
