@@ -114,7 +114,8 @@ pub fn row(value: &Value, dimensions: &[&str]) -> Row {
     Row {
         model: text(value, "model"),
         dimensions: dimensions.iter().map(|name| ((*name).to_owned(), text(value, name))).collect(),
-        currency: text(value, "currency"),
+        // Without `value` it is a dimension and nothing else.
+        currency: if value.get("value").is_some() { text(value, "currency") } else { String::new() },
         conversions: value.get("conversions").and_then(Value::as_f64).unwrap_or_default(),
         value: text(value, "value"),
         touches: number("touches"),
