@@ -86,7 +86,13 @@ impl Weight {
 }
 
 // Adds what the model needs of each path to the scalars, and what it needs of each touch to the joined arrays.
-fn weigh(spec: &ReportSpec, m: usize, model: ModelSpec, scalars: &mut String, joined: &mut Vec<(String, String)>) -> Weight {
+fn weigh(
+    spec: &ReportSpec,
+    m: usize,
+    model: ModelSpec,
+    scalars: &mut String,
+    joined: &mut Vec<(String, String)>,
+) -> Weight {
     let model = match model {
         ModelSpec::Rule(model) => model,
         // Only what is organic: the rest is solved over all paths at once.

@@ -6,7 +6,7 @@ use clickhouse::Row;
 use serde::Deserialize;
 
 use crate::{
-    Error, Measure, ModelSpec, ReportSpec, Warehouse,
+    Error, Filter, Measure, ModelSpec, ReportSpec, Warehouse,
     chain::{Converting, Null, Solution, Solver},
     compile::{self, GROUPS_MAX},
     nulls, order, paths,
@@ -164,6 +164,21 @@ impl Warehouse {
     }
 }
 
+// === impl Group ===
+
+impl Group {
+    fn empty(models: usize) -> Self {
+        Self {
+            dims: Vec::new(),
+            currency: String::new(),
+            conversions: vec![0; models],
+            value: vec![0; models],
+            touches: 0,
+            persons: vec![0; models],
+        }
+    }
+}
+
 // === impl Rows ===
 
 impl<'a> Rows<'a> {
@@ -179,11 +194,16 @@ impl<'a> Rows<'a> {
         self.groups.insert((std::mem::take(&mut group.dims), std::mem::take(&mut group.currency)), group);
     }
 
-    // Every value of a path has its rows already, unless a filter on it took them.
+    // A value has a share in every currency, also in those that none of its own paths earned.
     fn add_solution(&mut self, solution: &Solution) {
+        let filters: Vec<&Filter> = self.spec.filters.iter().filter(|f| f.dimension.of_touch()).collect();
         for (label, currency, conversions, value) in solution.shares() {
+            if !filters.iter().all(|filter| filter.values.iter().any(|v| v == label)) {
+                continue;
+            }
+            let models = self.spec.models.len();
             let key = (vec![label.to_owned()], currency.to_owned());
-            let Some(group) = self.groups.get_mut(&key) else { continue };
+            let group = self.groups.entry(key).or_insert_with(|| Group::empty(models));
             for (m, model) in self.spec.models.iter().enumerate() {
                 if *model == ModelSpec::Markov {
                     group.conversions[m] += conversions;

@@ -132,11 +132,13 @@ impl FactWriter {
         let consumed = self.wait(state).await;
         let collected = self.collect(state.from, consumed, Bound::Batch).await?;
         state.full = collected.to < consumed;
-        if !collected.facts.rows() == 0 {
+        if collected.facts.rows() > 0 {
             let plan = Plan { batch: state.batch + 1, from: state.from, to: collected.to };
             self.outbox.put_plan(self.partition, plan).await?;
             self.insert(plan, &collected).await?;
             state.batch = plan.batch;
+            let rows = collected.facts.rows();
+            tracing::debug!(partition = self.partition, batch = plan.batch, rows, "a batch was reported");
         }
         // Records without facts need no batch: after a restart they are looked at again.
         state.from = collected.to;

@@ -313,6 +313,24 @@ pub(crate) async fn null_paths_look_back_from_their_last_touch(engine: Engine) {
     assert_eq!(answered(&warehouse, &spec).await, ["markov a 1.250000", "markov b 0.750000"]);
 }
 
+pub(crate) async fn markov_shares_every_currency_by_the_same_weights(engine: Engine) {
+    let warehouse = engine.warehouse("markov_currencies").await;
+    let euros = conversion("a", "p", vec![click("email", HOUR)]);
+    let mut dollars = conversion("b", "q", vec![click("search", HOUR)]);
+    dollars.currency = "USD".into();
+    written(&warehouse, vec![euros, dollars]).await;
+    let mut spec = ReportSpec { models: vec![ModelSpec::Markov], ..spec() };
+    let expected = [
+        "markov email EUR 0.500000 5.000000",
+        "markov email USD 0.500000 5.000000",
+        "markov search EUR 0.500000 5.000000",
+        "markov search USD 0.500000 5.000000",
+    ];
+    assert_eq!(answered(&warehouse, &spec).await, expected);
+    spec.filters = vec![Filter { dimension: Dimension::Channel, values: vec!["search".into()] }];
+    assert_eq!(answered(&warehouse, &spec).await, expected[2..]);
+}
+
 pub(crate) async fn tenants_do_not_see_each_other_and_values_are_no_sql(engine: Engine) {
     let warehouse = engine.warehouse("tenants").await;
     let evil = "x') OR 1 = 1 -- ?{a:String}\\";

@@ -47,6 +47,7 @@ fn main() {
         by_hand::days_weeks_months_are_the_tenants_and_hours_are_utc,
         by_hand::persons_are_who_they_were_known_to_be,
         by_hand::the_published_markov_example_with_its_null_paths,
+        by_hand::markov_shares_every_currency_by_the_same_weights,
         by_hand::null_paths_look_back_from_their_last_touch,
         by_hand::tenants_do_not_see_each_other_and_values_are_no_sql,
         by_hand::the_largest_values_are_exact,
