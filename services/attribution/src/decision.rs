@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 
-use journey_store::{JourneyStore, StoredJourney};
-use prost::Message;
+use journey_store::StoredJourney;
 use model::{IdentityHash, Model, Rules, TouchKind, credit, decide, explain};
 use proto::{
     decisions::{Candidate, Decision, MatchType, ModelCredit, Score, TouchCredit, Verdict, Winner},
@@ -87,19 +86,6 @@ pub(crate) fn make(case: Case, rules: &Rules) -> Result<Decision, Error> {
         editions: Vec::new(),
         explanation,
     })
-}
-
-/// The decision in force of a stored conversion with its editions; `None` if there is no such conversion. One that is
-/// stored but not decided yet has no winner and no editions.
-pub(crate) async fn stored(
-    journeys: &dyn JourneyStore,
-    tenant: &str,
-    conversion_id: &str,
-) -> Result<Option<Decision>, Error> {
-    let Some(found) = journeys.conversion(tenant, conversion_id).await? else { return Ok(None) };
-    let Some(edition) = found.editions.first() else { return Ok(None) };
-    let decision = Decision::decode(edition.decision.as_ref());
-    decision.map(Some).map_err(|error| Error::Decision(error.to_string()))
 }
 
 /// An event as it is shown: without address and user agent.

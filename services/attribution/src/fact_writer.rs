@@ -61,7 +61,6 @@ pub(crate) struct Collected {
 /// The most requests whose traces are followed into one batch.
 pub(crate) const TRACES_MAX: usize = 64;
 
-
 // === impl FactWriter ===
 
 impl FactWriter {
@@ -118,7 +117,8 @@ impl FactWriter {
             return Ok(State { batch: 0, from: 0, full: true });
         };
         let written = self.warehouse.progress().await?;
-        let last = written.iter().filter(|p| p.partition == self.partition).map(|p| p.batch).max().unwrap_or(0);
+        let last =
+            written.iter().filter(|p| p.partition == self.partition).map(|p| p.batch).max().unwrap_or(0);
         if last < plan.batch {
             let collected = self.collect(plan.from, plan.to, Bound::None).await?;
             self.warehouse.resume_batch(self.id(plan, &collected), &collected.facts).await?;

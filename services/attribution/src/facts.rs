@@ -27,7 +27,8 @@ pub(crate) fn add(
     let mut contents = Contents::default();
     frames::decode(partition, record, &mut contents)?;
     into.time_micros = record.time_micros;
-    let sampled = contents.traces.into_iter().map(|(_, parent)| parent).filter(|parent| parent.ends_with("-01"));
+    let sampled =
+        contents.traces.into_iter().map(|(_, parent)| parent).filter(|parent| parent.ends_with("-01"));
     let room = TRACES_MAX.saturating_sub(into.traceparents.len());
     into.traceparents.extend(sampled.take(room));
     let repeats = effects.map_or(&[][..], |effects| &effects.repeats);
@@ -49,7 +50,9 @@ pub(crate) fn add(
         recorded_at_micros: record.time_micros,
     }));
     for change in &effects.editions {
-        for (sign, bytes) in [(Sign::Retract, change.retracted.as_ref()), (Sign::Assert, Some(&change.asserted))] {
+        for (sign, bytes) in
+            [(Sign::Retract, change.retracted.as_ref()), (Sign::Assert, Some(&change.asserted))]
+        {
             let Some(bytes) = bytes else { continue };
             let decision =
                 Decision::decode(bytes.as_ref()).map_err(|error| Error::Decision(error.to_string()))?;
@@ -93,7 +96,8 @@ fn conversion(
     let winning = decision.winner.map(|winner| winner.event_id).unwrap_or_default();
     let candidates: Vec<CandidateFact> = decision.candidates.into_iter().filter_map(candidate).collect();
     // At most 1,000 candidates, so an index fits.
-    let winner = candidates.iter().position(|c| !winning.is_empty() && c.touch_id == winning).map(|i| i as u16);
+    let winner =
+        candidates.iter().position(|c| !winning.is_empty() && c.touch_id == winning).map(|i| i as u16);
     Ok(ConversionFact {
         tenant: change.tenant.to_string(),
         app_id: conversion.app_id,

@@ -11,7 +11,11 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Starts a new generation if the stores don't belong to each other, then takes over their positions. Tries again until
 /// every store is there, or until the shutdown.
-pub(crate) async fn align(deps: &Deps, progress: &Progress, shutdown: &CancellationToken) -> Result<(), Error> {
+pub(crate) async fn align(
+    deps: &Deps,
+    progress: &Progress,
+    shutdown: &CancellationToken,
+) -> Result<(), Error> {
     loop {
         match try_align(deps, progress).await {
             Ok(()) => return Ok(()),

@@ -66,7 +66,10 @@ impl AttributionApi {
 
 #[tonic::async_trait]
 impl AttributionService for AttributionApi {
-    async fn decide(&self, request: Request<DecideRequest>) -> std::result::Result<Response<DecideResponse>, Status> {
+    async fn decide(
+        &self,
+        request: Request<DecideRequest>,
+    ) -> std::result::Result<Response<DecideResponse>, Status> {
         let caller = reader(&request)?;
         let case = case(request.into_inner(), &caller).map_err(Error::into_status)?;
         let decided = decision::make(case, &caller.tenant().rules).map_err(|error| {
@@ -83,9 +86,9 @@ impl AttributionService for AttributionApi {
     ) -> std::result::Result<Response<GetDecisionResponse>, Status> {
         let caller = reader(&request)?;
         let id = request.into_inner().event_id;
-        let found = decision::stored(&*self.journeys, caller.tenant_name(), &id)
+        let found = query_api::decision(&*self.journeys, caller.tenant_name(), &id)
             .await
-            .map_err(|error| Error::unavailable("the journey store is away").source(error).into_status())?;
+            .map_err(Error::into_status)?;
         match found {
             Some(decision) => Ok(Response::new(GetDecisionResponse { decision: Some(decision) })),
             None => Err(Error::not_found("there is no such conversion").into_status()),
@@ -121,7 +124,8 @@ impl AttributionService for AttributionApi {
     ) -> std::result::Result<Response<GetProgressResponse>, Status> {
         reader(&request)?;
         if let Some(moment) = request.into_inner().wait_for {
-            let past = moment.seconds.saturating_mul(1_000_000).saturating_add(i64::from(moment.nanos) / 1_000);
+            let past =
+                moment.seconds.saturating_mul(1_000_000).saturating_add(i64::from(moment.nanos) / 1_000);
             let wait = Duration::from_secs(PROGRESS_WAIT_SECONDS_MAX);
             if tokio::time::timeout(wait, self.progress.wait_complete(past)).await.is_err() {
                 let detail = format!("not everything was reported within {PROGRESS_WAIT_SECONDS_MAX} s");
@@ -137,9 +141,10 @@ impl AttributionService for AttributionApi {
                 seconds: through.div_euclid(1_000_000),
                 nanos: (through.rem_euclid(1_000_000) * 1_000) as i32,
             }),
-            queued_records: self.queued().await.map_err(|error| {
-                Error::unavailable("the event log is away").source(error).into_status()
-            })?,
+            queued_records: self
+                .queued()
+                .await
+                .map_err(|error| Error::unavailable("the event log is away").source(error).into_status())?,
         }))
     }
 }
@@ -179,10 +184,13 @@ fn case(request: DecideRequest, caller: &Caller) -> Result<decision::Case> {
     let mut ids: Vec<&str> = touches.iter().map(|touch| touch.event_id.as_str()).collect();
     ids.sort_unstable();
     if let Some(pair) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(Error::invalid("touches need ids of their own").field("touches", format!("twice: {:?}", pair[0])));
+        return Err(
+            Error::invalid("touches need ids of their own").field("touches", format!("twice: {:?}", pair[0]))
+        );
     }
     let at = frames::time_millis(&conversion);
-    let earlier = request.earlier_conversions.iter().map(|t| t.seconds * 1000 + i64::from(t.nanos) / 1_000_000);
+    let earlier =
+        request.earlier_conversions.iter().map(|t| t.seconds * 1000 + i64::from(t.nanos) / 1_000_000);
     Ok(decision::Case {
         previous_conversion_millis: earlier.filter(|time| *time < at).max(),
         conversion,

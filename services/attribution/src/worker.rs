@@ -118,13 +118,20 @@ impl Worker {
                     metrics::behind(seconds_since(record.time_micros));
                 }
                 Entry::Gap { from, to: until, reason } => {
-                    tracing::error!(partition = self.partition, from, until, reason, "events are missing from the log");
+                    tracing::error!(
+                        partition = self.partition,
+                        from,
+                        until,
+                        reason,
+                        "events are missing from the log"
+                    );
                     to = *until;
                 }
             }
         }
         self.process(&contents, to).await?;
-        let conversions = contents.events.iter().filter(|e| e.event.event_type() == EventType::Conversion).count();
+        let conversions =
+            contents.events.iter().filter(|e| e.event.event_type() == EventType::Conversion).count();
         for _ in 0..conversions {
             metrics::decided(read_at.elapsed());
         }

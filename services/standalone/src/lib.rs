@@ -175,14 +175,16 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> Result<(), Er
         recover_from,
         health: health.clone(),
     };
-    let ingestion_routes = front.mount("ingestion", ingestion::start(&config.ingestion, ingestion, &shutdown).await?);
+    let ingestion_routes =
+        front.mount("ingestion", ingestion::start(&config.ingestion, ingestion, &shutdown).await?);
 
     let query = query_api::Deps {
         warehouse,
         journeys: stores.journeys,
         attribution: Peer::in_process(attribution_routes.clone()),
     };
-    let routes = query_api::start(config.query, query, &front).merge(ingestion_routes).merge(attribution_routes);
+    let routes =
+        query_api::start(config.query, query, &front).merge(ingestion_routes).merge(attribution_routes);
     let watching = service::task::spawn("settings", settings.watch(shutdown.clone()));
     if let Some(tls) = tls(&config.tls_certificate, &config.tls_key)? {
         service::serve(Listeners { tls: Some(tls), ..listeners }, &front, routes, shutdown).await?;
@@ -199,9 +201,11 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> Result<(), Er
 
 async fn bind(config: &Config) -> Result<Listeners, Error> {
     let listen = async |what, address: &str| {
-        TcpListener::bind(address)
-            .await
-            .map_err(|source| Error::Listen { what, address: address.to_owned(), source })
+        TcpListener::bind(address).await.map_err(|source| Error::Listen {
+            what,
+            address: address.to_owned(),
+            source,
+        })
     };
     let public = listen("listen", &config.listen).await?;
     let operations = Some(listen("metrics", &config.metrics).await?);

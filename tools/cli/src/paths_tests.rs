@@ -8,6 +8,14 @@ use super::*;
 
 const REAL: &[u8] = include_bytes!("../../../libs/model/tests/data/pathdata.csv");
 
+#[derive(serde::Deserialize)]
+struct Event<'a> {
+    event_id: &'a str,
+    device_id: &'a str,
+    timestamp: i64,
+    value: Option<&'a str>,
+}
+
 fn read(text: &[u8]) -> Result<PathTable> {
     PathTable::read(text, BASE_TIME_DEFAULT.parse().unwrap())
 }
@@ -27,18 +35,17 @@ fn the_real_table_has_its_known_counts_and_every_event_its_own_id() {
     let (from, to) = ("2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z");
     let millis = |text: &str| text.parse::<Timestamp>().unwrap().as_millisecond();
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.:-".contains(&b);
-    for event in events(&table) {
-        let id = event["event_id"].as_str().unwrap().to_owned();
+    for (_, json) in table.events() {
+        let event: Event<'_> = serde_json::from_str(&json).unwrap();
+        let id = event.event_id;
         assert!(id.len() <= 64 && id.bytes().all(plain), "{id}");
-        assert!(ids.insert(id));
-        persons.insert(event["device_id"].as_str().unwrap().to_owned());
-        let timestamp = event["timestamp"].as_i64().unwrap();
-        assert!((millis(from)..millis(to)).contains(&timestamp), "{event}");
-        match event["event_type"].as_str().unwrap() {
-            "click" => found.touches += 1,
-            _ => {
+        assert!(ids.insert(id.to_owned()));
+        persons.insert(event.device_id.to_owned());
+        assert!((millis(from)..millis(to)).contains(&event.timestamp), "{json}");
+        match event.value {
+            None => found.touches += 1,
+            Some(value) => {
                 found.conversions += 1;
-                let value = event["value"].as_str().unwrap();
                 found.value_micros += i128::from(money::parse_micros(value).unwrap());
             }
         }

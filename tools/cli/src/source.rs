@@ -271,8 +271,10 @@ pub(crate) fn quoted(text: &str) -> String {
 /// An object with an id: where it has none, one that follows from what it says and where it stands, so that the same
 /// file read again names the same events.
 fn named(place: u64, text: &[u8]) -> Item {
+    // An array would do for the probe, its first element being the id.
     let probe: Probe<'_> = match serde_json::from_slice(text) {
-        Ok(probe) => probe,
+        Ok(probe) if text.first() == Some(&b'{') => probe,
+        Ok(_) => return Item::Bad { place, reason: "not an object".to_owned() },
         Err(error) => return Item::Bad { place, reason: format!("not an object in JSON: {error}") },
     };
     // The parser has read all of it as UTF-8.
@@ -284,7 +286,7 @@ fn named(place: u64, text: &[u8]) -> Item {
     hasher.update(&place.to_be_bytes());
     hasher.update(text.as_bytes());
     let digest = hasher.finalize().to_hex();
-    let rest = text.trim_start_matches('{');
+    let rest = &text[1..];
     let comma = if rest.trim_start().starts_with('}') { "" } else { "," };
     Item::Event { place, json: format!("{{\"event_id\":\"i-{}\"{comma}{rest}", &digest[..32]) }
 }
