@@ -19,6 +19,7 @@ mod run;
 mod server;
 mod sql;
 mod supervisor;
+mod wire;
 
 use std::path::PathBuf;
 

@@ -26,6 +26,7 @@ use crate::ffi::Engine;
 use crate::format;
 use crate::request::{Credentials, Request};
 use crate::run::{self, Answer, Bounds, Head};
+use crate::wire::{Flushes, Wire};
 
 /// Bounds of the server, each with its unit in its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +81,7 @@ pub(crate) struct ReplyBody {
     source: Source,
     version: Option<Arc<Server>>,
     tag: String,
+    flushes: Arc<Flushes>,
 }
 
 enum Source {
@@ -87,7 +89,7 @@ enum Source {
     Chunks(mpsc::Receiver<Result<Bytes, Exception>>),
     /// The exception was written and must reach the wire before the connection is cut.
     Broken {
-        flushed: bool,
+        since: u64,
     },
 }
 
@@ -136,14 +138,20 @@ impl Server {
             // An answer must not wait for more bytes to travel with.
             let _ = stream.set_nodelay(true);
             let server = Arc::clone(&self);
+            let flushes = Arc::new(Flushes::default());
+            let wire = Wire { stream, flushes: Arc::clone(&flushes) };
             let service = service_fn(move |request| {
-                let server = Arc::clone(&server);
-                async move { Ok::<_, Infallible>(server.answer(request).await) }
+                let (server, flushes) = (Arc::clone(&server), Arc::clone(&flushes));
+                async move {
+                    let mut reply = server.answer(request).await;
+                    reply.body_mut().flushes = flushes;
+                    Ok::<_, Infallible>(reply)
+                }
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(Duration::from_secs(HEADER_SECONDS_MAX))
-                .serve_connection(TokioIo::new(stream), service);
+                .serve_connection(TokioIo::new(wire), service);
             let connection = graceful.watch(connection);
             tasks.spawn(async move {
                 // A broken connection is the client's matter.
@@ -264,6 +272,7 @@ impl Server {
             source: Source::Chunks(chunks),
             version: Some(Arc::clone(self)),
             tag: tag.clone(),
+            flushes: Arc::default(),
         });
         set(&mut reply, CONTENT_TYPE.as_str(), format::content_type(&head.format));
         set(&mut reply, "x-clickhouse-summary", &summary);
@@ -314,19 +323,14 @@ impl Body for ReplyBody {
                 Poll::Ready(Some(Ok(bytes))) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 Poll::Ready(Some(Err(exception))) => {
                     let frame = this.exception_frame(&exception);
-                    this.source = Source::Broken { flushed: false };
+                    this.source = Source::Broken { since: this.flushes.count() };
                     Poll::Ready(Some(Ok(Frame::data(frame))))
                 }
             },
-            Source::Broken { flushed } if !*flushed => {
-                // Pending lets the connection write what it holds before the error cuts it.
-                *flushed = true;
-                context.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Source::Broken { .. } => {
-                Poll::Ready(Some(Err(std::io::Error::other("the query failed half-way"))))
-            }
+            Source::Broken { since } => this
+                .flushes
+                .poll_past(*since, context)
+                .map(|()| Some(Err(std::io::Error::other("the query failed half-way")))),
         }
     }
 
@@ -348,6 +352,7 @@ pub(crate) fn plain(status: StatusCode, text: impl Into<Bytes>) -> Reply {
         source: Source::Whole(Some(text.into())),
         version: None,
         tag: String::new(),
+        flushes: Arc::default(),
     });
     *reply.status_mut() = status;
     set(&mut reply, CONTENT_TYPE.as_str(), "text/plain; charset=UTF-8");

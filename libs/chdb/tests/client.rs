@@ -90,9 +90,11 @@ async fn errors_carry_the_engines_code_also_half_way() {
     assert!(unknown.contains("Code: 60.") && unknown.contains("UNKNOWN_TABLE"), "{unknown}");
     let syntax = client.query("SELEC 1").execute().await.unwrap_err().to_string();
     assert!(syntax.contains("Code: 62."), "{syntax}");
+    // One row at a time, so that the failure is on its way alone.
     let mut rows = client
-        .query("SELECT number + throwIf(number = 250000) AS n FROM numbers(500000)")
+        .query("SELECT number + throwIf(number = 20) AS n FROM numbers(1000) WHERE sleepEachRow(0.005) = 0")
         .with_setting("max_threads", "1")
+        .with_setting("max_block_size", "1")
         .fetch::<u64>()
         .unwrap();
     let mut read = 0_u64;
