@@ -50,6 +50,9 @@ struct Due {
 
 type Key = (Arc<str>, String);
 
+/// Ids with the reasons to decide them again.
+type Conversions = Vec<(String, DecisionReason)>;
+
 // === impl Worker ===
 
 impl Worker {
@@ -162,7 +165,7 @@ impl Worker {
     /// Conversions of this batch are decided after its writes, so only others need a second look.
     async fn send_redecides(&self, affected: Vec<Affected>, due: &BTreeMap<Key, Due>) -> Result<(), Error> {
         let partitions = self.log.partitions();
-        let mut asked: BTreeMap<(u32, Arc<str>), Vec<(String, DecisionReason)>> = BTreeMap::new();
+        let mut asked: BTreeMap<(u32, Arc<str>), Conversions> = BTreeMap::new();
         for conversion in affected {
             let key = (Arc::clone(&conversion.tenant), conversion.conversion_id);
             if due.contains_key(&key) {
