@@ -24,38 +24,40 @@ fn main() {
         "frames of {frame_bytes} bytes, {depth} at a time: frames/s, MB/s, p50 and p99 in ms, CPU s per GB"
     );
     for round in 0..3 {
-        for (name, frame) in [("events", events(frame_bytes)), ("noise", noise(frame_bytes))] {
+        for (name, make) in [("events", events as fn(usize, u64) -> Bytes), ("noise", noise)] {
             let dir = folder.join(format!("throughput-{round}-{name}"));
-            report(&format!("bare {name}"), frame_bytes, bare(&dir, &frame, depth));
-            report(&format!("log  {name}"), frame_bytes, log(&dir, &frame, depth));
+            // No two frames alike: else a record would be the repetition of one.
+            let frames: Vec<Bytes> = (0..depth as u64).map(|seed| make(frame_bytes, seed)).collect();
+            report(&format!("bare {name}"), frame_bytes, bare(&dir, &frames));
+            report(&format!("log  {name}"), frame_bytes, log(&dir, &frames));
             std::fs::remove_dir_all(&dir).unwrap();
         }
     }
 }
 
 /// A write of all of one round at the end of a file, then a sync: what a log cannot do without.
-fn bare(dir: &Path, frame: &Bytes, depth: usize) -> Measured {
+fn bare(dir: &Path, frames: &[Bytes]) -> Measured {
     std::fs::create_dir_all(dir).unwrap();
     let file = OpenOptions::new().create(true).truncate(true).write(true).open(dir.join("bare")).unwrap();
-    let bytes = frame.repeat(depth);
+    let bytes = frames.concat();
     let (start, cpu, mut latencies, mut at) = (Instant::now(), cpu_seconds(), Vec::new(), 0);
     while start.elapsed() < RUN {
         let began = Instant::now();
         file.write_all_at(&bytes, at).unwrap();
         file.sync_data().unwrap();
         at += bytes.len() as u64;
-        latencies.extend(std::iter::repeat_n(began.elapsed(), depth));
+        latencies.extend(std::iter::repeat_n(began.elapsed(), frames.len()));
     }
     Measured { seconds: start.elapsed().as_secs_f64(), cpu: cpu_seconds() - cpu, latencies }
 }
 
-fn log(dir: &Path, frame: &Bytes, depth: usize) -> Measured {
+fn log(dir: &Path, frames: &[Bytes]) -> Measured {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let log = Arc::new(LocalLog::open(Options::new(dir.join("log"))).unwrap());
     let (start, cpu) = (Instant::now(), cpu_seconds());
     let latencies = runtime.block_on(async {
         let mut appenders = tokio::task::JoinSet::new();
-        for _ in 0..depth {
+        for frame in frames {
             let (log, frame) = (log.clone(), frame.clone());
             appenders.spawn(async move {
                 let mut latencies = Vec::new();
@@ -101,8 +103,8 @@ fn cpu_seconds() -> f64 {
 }
 
 /// What a frame of events is like: field tags, random ids, few distinct names.
-fn events(bytes: usize) -> Bytes {
-    let mut rng = SmallRng::seed_from_u64(1);
+fn events(bytes: usize, seed: u64) -> Bytes {
+    let mut rng = SmallRng::seed_from_u64(seed);
     let names = ["search", "email", "social", "display", "summer_sale", "brand", "install", "purchase"];
     let mut frame = Vec::new();
     while frame.len() < bytes {
@@ -123,7 +125,7 @@ fn events(bytes: usize) -> Bytes {
     frame.into()
 }
 
-fn noise(bytes: usize) -> Bytes {
-    let mut rng = SmallRng::seed_from_u64(2);
+fn noise(bytes: usize, seed: u64) -> Bytes {
+    let mut rng = SmallRng::seed_from_u64(seed);
     (0..bytes).map(|_| rng.random::<u8>()).collect()
 }

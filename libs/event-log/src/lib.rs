@@ -163,6 +163,9 @@ pub trait EventLog: Send + Sync + 'static {
 
 /// Opens the log that the URL names: `memory://?partitions=1`, `file:///folder?partitions=1`.
 ///
+/// `file://` takes also `segment_bytes_max`, `queue_bytes_max`, `queue_frames_max`, `retention_bytes` and
+/// `retention_seconds` (see [`Options`]), `memory://` takes `bytes_max`.
+///
 /// An unknown scheme or parameter is an error that names the known ones.
 pub async fn open(url: &str) -> Result<Arc<dyn EventLog>, LogError> {
     let url = url::LogUrl::parse(url)?;

@@ -166,7 +166,6 @@ impl RecordHead {
 /// Turns frames into records.
 pub(crate) struct Packer {
     compressor: Option<Compressor<'static>>,
-    raw: Vec<u8>,
     packed: Vec<u8>,
 }
 
@@ -178,12 +177,14 @@ pub(crate) struct Stamp {
     pub(crate) offset: u64,
     pub(crate) time_micros: i64,
     pub(crate) durable_to: u64,
+    /// Whether to compress the body, where that makes it smaller.
+    pub(crate) compress: bool,
 }
 
 impl Packer {
     /// Compresses at this level; where the compressor cannot be made, records are stored as they are.
     pub(crate) fn new(level: i32) -> Self {
-        Self { compressor: Compressor::new(level).ok(), raw: Vec::new(), packed: Vec::new() }
+        Self { compressor: Compressor::new(level).ok(), packed: Vec::new() }
     }
 
     /// Appends a record of the frames, at most [`RECORD_BYTES_MAX`] with [`FRAME_HEAD`] each, to the buffer.
@@ -193,38 +194,42 @@ impl Packer {
         frames: impl Iterator<Item = &'a Bytes>,
         into: &mut Vec<u8>,
     ) {
-        self.raw.clear();
+        let start = into.len();
+        let body = start + RECORD_HEAD;
+        into.resize(body, 0);
         let mut count = 0;
         for frame in frames {
-            self.raw.extend_from_slice(&(frame.len() as u32).to_le_bytes());
-            self.raw.extend_from_slice(frame);
+            into.extend_from_slice(&(frame.len() as u32).to_le_bytes());
+            into.extend_from_slice(frame);
             count += 1;
         }
-        let compressed = self.compress();
-        let stored = if compressed { &self.packed } else { &self.raw };
-        let start = into.len();
-        into.resize(start + RECORD_HEAD, 0);
-        into.extend_from_slice(stored);
-        into.resize(start + RECORD_HEAD + padded(stored.len() as u64) as usize, 0);
+        let raw = into.len() - body;
+        let compressed = stamp.compress && self.compress(&into[body..]);
+        if compressed {
+            into.truncate(body);
+            into.extend_from_slice(&self.packed);
+        }
+        let stored = into.len() - body;
+        into.resize(body + padded(stored as u64) as usize, 0);
         let head = RecordHead {
             compressed,
-            stored: stored.len() as u32,
-            raw: self.raw.len() as u32,
+            stored: stored as u32,
+            raw: raw as u32,
             frames: count,
             offset: stamp.offset,
             time_micros: stamp.time_micros,
             durable_to: stamp.durable_to,
-            body_crc: crc32c::crc32c(&into[start + RECORD_HEAD..]),
+            body_crc: crc32c::crc32c(&into[body..]),
         };
-        into[start..start + RECORD_HEAD].copy_from_slice(&head.encode(stamp.owner, stamp.at));
+        into[start..body].copy_from_slice(&head.encode(stamp.owner, stamp.at));
     }
 
     /// Whether `packed` now holds the body, smaller than it is.
-    fn compress(&mut self) -> bool {
+    fn compress(&mut self, raw: &[u8]) -> bool {
         let Some(compressor) = &mut self.compressor else { return false };
         // A buffer shorter than the body makes the compressor give up where it would not pay.
-        self.packed.resize(self.raw.len().saturating_sub(1), 0);
-        match compressor.compress_to_buffer(&self.raw, &mut self.packed[..]) {
+        self.packed.resize(raw.len().saturating_sub(1), 0);
+        match compressor.compress_to_buffer(raw, &mut self.packed[..]) {
             Ok(bytes) => {
                 self.packed.truncate(bytes);
                 true

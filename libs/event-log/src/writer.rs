@@ -17,8 +17,12 @@ const FLUSH_BYTES_MAX: usize = 8 << 20;
 /// A failed partition tries to recover this often.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// The compressor's level: chosen by measurement, see the decision record.
+/// The compressor's level: a third of the bytes, at a cost that only a writer with time to spare can pay.
 const LEVEL: i32 = 1;
+
+/// A flush of more bytes of frames is stored plain: the writer is behind, and compressing would make it, not the disk,
+/// the limit.
+const COMPRESS_BYTES_MAX: u64 = RECORD_BYTES_MAX as u64;
 
 /// The segment being written.
 pub(crate) struct Writer {
@@ -184,7 +188,8 @@ impl Partition {
         while !rest.is_empty() {
             let (now, later) = rest.split_at(record_frames(rest));
             let at = writer.at + writer.buffer.len() as u64;
-            let stamp = Stamp { owner: self.owner, at, offset: next, time_micros, durable_to };
+            let compress = most <= COMPRESS_BYTES_MAX;
+            let stamp = Stamp { owner: self.owner, at, offset: next, time_micros, durable_to, compress };
             writer.packer.pack(&stamp, now.iter().map(|waiting| &waiting.frame), &mut writer.buffer);
             appended.resize(appended.len() + now.len(), Appended { offset: next, time_micros });
             places.push((next, at));
@@ -198,8 +203,8 @@ impl Partition {
         }
         writer.at += writer.buffer.len() as u64;
         self.publish(writer, &places, next, time_micros);
-        // A flush of large frames must not keep its memory for ever.
-        if writer.buffer.capacity() > 2 << 20 {
+        // After a burst the memory is given back, but not between the flushes of one.
+        if writer.buffer.capacity() > 2 << 20 && writer.buffer.len() < writer.buffer.capacity() / 8 {
             writer.buffer = Vec::new();
         }
         Ok((appended, next))

@@ -27,6 +27,15 @@ async fn the_log_in_a_folder_keeps_every_promise() {
 }
 
 #[tokio::test]
+async fn the_log_in_memory_is_bounded() {
+    let log = event_log::open("memory://?bytes_max=10").await.unwrap();
+    log.append(0, bytes::Bytes::from_static(b"ten bytes.")).await.unwrap();
+    let over = log.append(0, bytes::Bytes::from_static(b"!")).await;
+    assert!(matches!(over, Err(LogError::Unavailable(_))), "{over:?}");
+    assert_eq!(log.end(0).await.unwrap().offset, 1);
+}
+
+#[tokio::test]
 async fn a_url_says_everything_or_what_is_wrong_with_it() {
     let root = tempfile::tempdir().unwrap();
     let folder = root.path().display();

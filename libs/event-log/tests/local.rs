@@ -53,6 +53,25 @@ fn one_flush_is_packed_into_records_of_the_limit() {
 }
 
 #[test]
+fn only_a_writer_that_keeps_up_compresses() {
+    for (frames, compressed) in [(64, true), (65, false)] {
+        let mut world = World::new();
+        world.options.segment_bytes_max = 16 << 20;
+        let log = world.open().unwrap();
+        let frame = Bytes::from(vec![b'a'; RECORD_BYTES_MAX / 64 - 4]);
+        append(&log, 0, vec![frame.clone(); frames]);
+        let bytes = world.disk.bytes(&world.segment(0, 0)).unwrap();
+        let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        assert_eq!(used < RECORD_BYTES_MAX / 10, compressed, "{frames} frames take {used} bytes");
+        let read = entries(&log, 0, 0);
+        assert_eq!(
+            records(&read).iter().flat_map(|record| record.frames.clone()).collect::<Vec<_>>(),
+            vec![frame; frames]
+        );
+    }
+}
+
+#[test]
 fn a_start_changes_nothing() {
     let world = World::new();
     let log = world.open().unwrap();

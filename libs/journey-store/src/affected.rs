@@ -7,7 +7,6 @@ use proto::events::DecisionReason;
 
 use crate::{
     Affected, StoreError,
-    
     kv::{Reader, Table, View},
     rows::{self, ConversionRow, EmptyRow},
 };
@@ -52,7 +51,13 @@ pub(crate) fn find<V: View>(reader: &Reader<V>, scans: Scans) -> Result<Vec<Affe
 // === impl Found ===
 
 impl<V: View> Found<'_, V> {
-    fn between(&mut self, home: IdentityHash, from: i64, to: i64, reason: DecisionReason) -> Result<(), StoreError> {
+    fn between(
+        &mut self,
+        home: IdentityHash,
+        from: i64,
+        to: i64,
+        reason: DecisionReason,
+    ) -> Result<(), StoreError> {
         let range = (rows::timeline_key(home, from, ""), rows::timeline_end(home, to));
         for pair in self.reader.range(Table::Conversions, range.0, range.1) {
             let (key, payload) = pair?;
@@ -62,7 +67,13 @@ impl<V: View> Found<'_, V> {
     }
 
     /// Later ones of the name keep the previous conversion they have, so one is enough.
-    fn next_of_name(&mut self, home: IdentityHash, name: &str, time: i64, event_id: &str) -> Result<(), StoreError> {
+    fn next_of_name(
+        &mut self,
+        home: IdentityHash,
+        name: &str,
+        time: i64,
+        event_id: &str,
+    ) -> Result<(), StoreError> {
         let mut from = rows::name_key(home, name, time, event_id);
         from.push(0);
         let to = rows::name_end(home, name, time.saturating_add(WINDOW_MILLIS_MAX));

@@ -109,7 +109,9 @@ fn put_edition(
     edition: &NewEdition,
 ) -> bool {
     let in_force = &mut current.in_force;
-    if in_force.as_ref().is_some_and(|row| edition.cause <= Position::from(row.cause) || edition.digest[..] == row.digest)
+    if in_force
+        .as_ref()
+        .is_some_and(|row| edition.cause <= Position::from(row.cause) || edition.digest[..] == row.digest)
     {
         return false;
     }

@@ -34,7 +34,10 @@ struct Row<S> {
 
 impl<K: Kv> Store<K> {
     /// See [`crate::JourneyStore::journeys`].
-    pub(crate) fn journeys_now(&self, queries: &[JourneyQuery]) -> Result<Vec<Option<StoredJourney>>, StoreError> {
+    pub(crate) fn journeys_now(
+        &self,
+        queries: &[JourneyQuery],
+    ) -> Result<Vec<Option<StoredJourney>>, StoreError> {
         let reader = Reader::new(self.kv.view());
         queries.iter().map(|query| journey(&reader, query)).collect()
     }
@@ -109,7 +112,14 @@ fn journey<V: View>(reader: &Reader<V>, query: &JourneyQuery) -> Result<Option<S
 
     let timelines = members
         .iter()
-        .map(|home| timeline(reader, Table::Touches, rows::timeline_key(*home, from, ""), rows::timeline_end(*home, time)))
+        .map(|home| {
+            timeline(
+                reader,
+                Table::Touches,
+                rows::timeline_key(*home, from, ""),
+                rows::timeline_end(*home, time),
+            )
+        })
         .map(Iterator::rev)
         .collect();
     let mut touches = merge(timelines, Direction::Newest, JOURNEY_TOUCHES_MAX + 1)?;
@@ -220,7 +230,9 @@ impl Heads {
         let order = row.as_ref().ok().map(|row| rows::timeline_order(&row.key).to_vec());
         match self.direction {
             Direction::Oldest => self.oldest.push(Reverse((order, index))),
-            Direction::Newest => self.newest.push((Reverse(order.is_some()), order.unwrap_or_default(), index)),
+            Direction::Newest => {
+                self.newest.push((Reverse(order.is_some()), order.unwrap_or_default(), index))
+            }
         }
     }
 

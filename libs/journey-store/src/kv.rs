@@ -146,7 +146,11 @@ impl<V: View> Reader<V> {
     }
 
     /// The message of a key.
-    pub(crate) fn get<M: prost::Message + Default>(&self, table: Table, key: &[u8]) -> Result<Option<M>, StoreError> {
+    pub(crate) fn get<M: prost::Message + Default>(
+        &self,
+        table: Table,
+        key: &[u8],
+    ) -> Result<Option<M>, StoreError> {
         match self.0.get(table, key)? {
             Some(value) => Payload::verify(table, key, value)?.decode(table).map(Some),
             None => Ok(None),
@@ -180,9 +184,9 @@ impl<V: View> Reader<V> {
 
 impl<S: Deref<Target = [u8]>> Payload<S> {
     fn verify(table: Table, key: &[u8], value: S) -> Result<Self, StoreError> {
-        let intact = value.split_last_chunk::<CHECKSUM_BYTES>().is_some_and(|(payload, sum)| {
-            checksum(table, key, payload) == u32::from_le_bytes(*sum)
-        });
+        let intact = value
+            .split_last_chunk::<CHECKSUM_BYTES>()
+            .is_some_and(|(payload, sum)| checksum(table, key, payload) == u32::from_le_bytes(*sum));
         if intact { Ok(Self(value)) } else { Err(damaged(table)) }
     }
 

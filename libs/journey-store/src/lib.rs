@@ -277,10 +277,19 @@ pub trait JourneyStore: Send + Sync + 'static {
 
     /// Stores editions of one partition and the offset up to which it has been consumed, all at once. An edition is stored
     /// if its cause is later than the one in force and its digest differs. Answers which were stored.
-    async fn commit(&self, partition: u32, editions: &[NewEdition], consumed_to: u64) -> Result<Vec<bool>, StoreError>;
+    async fn commit(
+        &self,
+        partition: u32,
+        editions: &[NewEdition],
+        consumed_to: u64,
+    ) -> Result<Vec<bool>, StoreError>;
 
     /// A conversion with its editions.
-    async fn conversion(&self, tenant: &str, conversion_id: &str) -> Result<Option<DecidedConversion>, StoreError>;
+    async fn conversion(
+        &self,
+        tenant: &str,
+        conversion_id: &str,
+    ) -> Result<Option<DecidedConversion>, StoreError>;
 
     /// A person's touches and conversions after `after` (time in Unix milliseconds, event id), oldest first; `None` if
     /// the identity was never met. `limit` is at most 1,000.
@@ -343,7 +352,8 @@ pub async fn open(url: &str) -> Result<Stores, StoreError> {
         Location::Memory => Ok(stores(Store::new(Memory::default()))),
         Location::File { path, cache_bytes_max } => {
             let opened = tokio::task::spawn_blocking(move || Local::open(&path, cache_bytes_max)).await;
-            let local = opened.map_err(|error| StoreError::Unavailable(format!("opening stopped: {error}")))??;
+            let local =
+                opened.map_err(|error| StoreError::Unavailable(format!("opening stopped: {error}")))??;
             Ok(stores(Store::new(local)))
         }
     }

@@ -147,7 +147,9 @@ fn check_format(path: &Path) -> Result<(), StoreError> {
             }
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            if fs::read_dir(path).is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|e| !is_draft(&e)))) {
+            if fs::read_dir(path)
+                .is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|e| !is_draft(&e))))
+            {
                 return Err(StoreError::Unavailable(format!(
                     "{} is not empty and not a journey store: name another folder",
                     path.display(),
@@ -199,7 +201,9 @@ fn determinate(error: fjall::Error) -> StoreError {
 // After a failed write fjall refuses all further ones until it is opened again.
 fn indeterminate(error: fjall::Error) -> StoreError {
     match error {
-        fjall::Error::Poisoned => StoreError::Unavailable("a write failed before; restart on a healthy disk".to_owned()),
+        fjall::Error::Poisoned => {
+            StoreError::Unavailable("a write failed before; restart on a healthy disk".to_owned())
+        }
         error if is_damage(&error) => StoreError::Corrupt(error.to_string()),
         error => StoreError::Indeterminate(error.to_string()),
     }

@@ -14,7 +14,8 @@ use crate::{
 impl<K: Kv> Store<K> {
     /// See [`crate::Outbox::generation`].
     pub(crate) fn generation_now(&self) -> Result<Option<Generation>, StoreError> {
-        let row: Option<GenerationRow> = Reader::new(self.kv.view()).get(Table::Meta, &rows::generation_key())?;
+        let row: Option<GenerationRow> =
+            Reader::new(self.kv.view()).get(Table::Meta, &rows::generation_key())?;
         row.map(Generation::try_from).transpose()
     }
 
@@ -36,7 +37,8 @@ impl<K: Kv> Store<K> {
 
     /// See [`crate::Outbox::consumed_to`].
     pub(crate) fn consumed_to_now(&self, partition: u32) -> Result<u64, StoreError> {
-        let row: Option<OffsetRow> = Reader::new(self.kv.view()).get(Table::Meta, &rows::consumed_key(partition))?;
+        let row: Option<OffsetRow> =
+            Reader::new(self.kv.view()).get(Table::Meta, &rows::consumed_key(partition))?;
         Ok(row.map_or(0, |row| row.offset))
     }
 
@@ -81,7 +83,8 @@ impl<K: Kv> Store<K> {
 
     /// See [`crate::Outbox::plan`].
     pub(crate) fn plan_now(&self, partition: u32) -> Result<Option<Plan>, StoreError> {
-        let row: Option<PlanRow> = Reader::new(self.kv.view()).get(Table::Meta, &rows::plan_key(partition))?;
+        let row: Option<PlanRow> =
+            Reader::new(self.kv.view()).get(Table::Meta, &rows::plan_key(partition))?;
         Ok(row.map(Plan::from))
     }
 

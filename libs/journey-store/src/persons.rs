@@ -136,7 +136,12 @@ impl<'a, V: View> Persons<'a, V> {
     }
 
     /// Makes the identities of an event known, and joins their sets.
-    pub(crate) fn link(&mut self, tenant: &str, named: &[Named<'_>], batch: &mut Batch) -> Result<Link, StoreError> {
+    pub(crate) fn link(
+        &mut self,
+        tenant: &str,
+        named: &[Named<'_>],
+        batch: &mut Batch,
+    ) -> Result<Link, StoreError> {
         let mut persons: Vec<IdentityHash> = Vec::with_capacity(named.len());
         let mut shared = false;
         for identity in named {
@@ -153,11 +158,8 @@ impl<'a, V: View> Persons<'a, V> {
         for person in &persons {
             all.extend(self.members(*person)?);
         }
-        let changed = if shared || all.len() > IDENTITIES_MAX {
-            self.share(&all)?
-        } else {
-            self.join(&persons, all)?
-        };
+        let changed =
+            if shared || all.len() > IDENTITIES_MAX { self.share(&all)? } else { self.join(&persons, all)? };
         Ok(Link { joined: !changed.is_empty(), changed })
     }
 

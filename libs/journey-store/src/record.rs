@@ -123,7 +123,9 @@ impl<V: View> Recording<'_, V> {
         }
         if joined {
             self.wishes.linked.extend(identities.iter().map(|identity| identity.hash));
-            self.wishes.left.extend(changed.iter().filter(|(_, state)| state.shared).map(|(identity, _)| *identity));
+            self.wishes
+                .left
+                .extend(changed.iter().filter(|(_, state)| state.shared).map(|(identity, _)| *identity));
         }
 
         let key = rows::timeline_key(home, *time_millis, event_id);

@@ -3,11 +3,14 @@
 //! Times are keyed with the sign bit turned, so that their bytes sort as the numbers do.
 
 use model::{EventHash, IdentityHash, IdentityKind};
-use proto::events::Event;
 use prost::Message;
 use prost_types::Timestamp;
+use proto::events::Event;
 
-use crate::{Generation, Plan, Position, StoreError, StoredConversion, kv::{Table, damaged}};
+use crate::{
+    Generation, Plan, Position, StoreError, StoredConversion,
+    kv::{Table, damaged},
+};
 
 /// Where an event was met first; of a conversion also where it is stored.
 #[derive(Clone, PartialEq, Message)]
@@ -368,7 +371,8 @@ impl TryFrom<GenerationRow> for Generation {
     type Error = StoreError;
 
     fn try_from(row: GenerationRow) -> Result<Self, StoreError> {
-        let number = |bytes: Vec<u8>| bytes.try_into().map(u128::from_be_bytes).map_err(|_| damaged(Table::Meta));
+        let number =
+            |bytes: Vec<u8>| bytes.try_into().map(u128::from_be_bytes).map_err(|_| damaged(Table::Meta));
         Ok(Self { log: number(row.log)?, id: number(row.id)? })
     }
 }

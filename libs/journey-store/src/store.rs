@@ -6,8 +6,8 @@ use parking_lot::Mutex;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::{
-    DecidedConversion, Effects, Generation, Incoming, JourneyQuery, JourneyStore, NewEdition, Outbox, Page, Plan,
-    Recorded, StoreError, StoredJourney,
+    DecidedConversion, Effects, Generation, Incoming, JourneyQuery, JourneyStore, NewEdition, Outbox, Page,
+    Plan, Recorded, StoreError, StoredJourney,
     kv::{Kv, Reader, Table},
     persons::StateCache,
 };
@@ -51,7 +51,11 @@ impl<K: Kv> JourneyStore for Store<K> {
         blocking(|| self.commit_now(partition, editions, consumed_to))
     }
 
-    async fn conversion(&self, tenant: &str, conversion_id: &str) -> Result<Option<DecidedConversion>, StoreError> {
+    async fn conversion(
+        &self,
+        tenant: &str,
+        conversion_id: &str,
+    ) -> Result<Option<DecidedConversion>, StoreError> {
         self.conversion_now(tenant, conversion_id)
     }
 

@@ -30,7 +30,11 @@ pub(crate) fn parse(url: &str) -> Result<Location, StoreError> {
             match parameter.split_once('=') {
                 Some(("cache_bytes_max", value)) => match value.parse() {
                     Ok(bytes) if bytes >= CACHE_BYTES_MIN => cache_bytes_max = bytes,
-                    _ => return refuse(format!("cache_bytes_max is a number from {CACHE_BYTES_MIN} on: {value}")),
+                    _ => {
+                        return refuse(format!(
+                            "cache_bytes_max is a number from {CACHE_BYTES_MIN} on: {value}"
+                        ));
+                    }
                 },
                 _ => return refuse(format!("file knows cache_bytes_max=… only: {parameter}")),
             }

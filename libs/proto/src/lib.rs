@@ -2,7 +2,12 @@
 //!
 //! Owns nothing but the generated code; no logic may live here.
 
-#![allow(unreachable_pub, clippy::large_enum_variant, clippy::module_inception, clippy::doc_lazy_continuation)]
+#![allow(
+    unreachable_pub,
+    clippy::large_enum_variant,
+    clippy::module_inception,
+    clippy::doc_lazy_continuation
+)]
 
 /// Everything below `attribution.<area>.v1`.
 pub mod attribution {

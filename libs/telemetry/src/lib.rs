@@ -22,8 +22,7 @@ use tracing_subscriber::{
 };
 
 /// The log filter unless another is given: our own news, and of the libraries only what is wrong.
-pub const LOG_FILTER_DEFAULT: &str =
-    "info,fjall=warn,lsm_tree=warn,h2=warn,hyper=warn,hyper_util=warn,tower=warn,opentelemetry=warn,opentelemetry_sdk=warn";
+pub const LOG_FILTER_DEFAULT: &str = "info,fjall=warn,lsm_tree=warn,h2=warn,hyper=warn,hyper_util=warn,tower=warn,opentelemetry=warn,opentelemetry_sdk=warn";
 
 /// How long a flush of traces may hold up the end of the process, seconds.
 pub const FLUSH_SECONDS_MAX: u64 = 5;

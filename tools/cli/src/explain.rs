@@ -165,7 +165,15 @@ impl Decision {
     }
 
     fn credit(&self) -> Table {
-        let mut touches: Vec<Option<&str>> = Vec::new();
+        // In the order of the path; organic, and what is no candidate, after it.
+        let ids = self.candidates.iter().map(|candidate| candidate.touch.as_ref()?.get("event_id")?.as_str());
+        let credited = |id: &Option<&str>| {
+            self.credit
+                .iter()
+                .flat_map(|credit| &credit.touches)
+                .any(|share| share.event_id.as_deref() == *id)
+        };
+        let mut touches: Vec<Option<&str>> = ids.filter(|id| id.is_some() && credited(id)).collect();
         for share in self.credit.iter().flat_map(|credit| &credit.touches) {
             if !touches.contains(&share.event_id.as_deref()) {
                 touches.push(share.event_id.as_deref());

@@ -220,8 +220,8 @@ fn transform(random: &mut Random) -> Transform {
 
 fn rules(random: &mut Random) -> Rules {
     use TouchKind::{Click, Impression, Visit};
-    let mut rules = Rules::default();
-    rules.time_zone = random.of(&["UTC", "Europe/Berlin", "America/St_Johns", "Asia/Kolkata"]).into();
+    let time_zone = random.of(&["UTC", "Europe/Berlin", "America/St_Johns", "Asia/Kolkata"]).into();
+    let mut rules = Rules { time_zone, ..Rules::default() };
     rules.precedence.order =
         random.of(&[vec![Click, Impression, Visit], vec![], vec![Visit], vec![Impression, Click]]);
     let direct: [&[&str]; 4] = [&["direct"], &[], &["direct", "a'b\\?"], &[""]];

@@ -106,7 +106,7 @@ impl Compared {
             };
             table.row(std::iter::once("total".to_owned()).chain(self.models.iter().map(sum)));
             parts.push(table.render(colours));
-            let mut table = self.table(&format!("{name}: difference to the published figures"));
+            let mut table = self.table("difference");
             for channel in &self.channels {
                 let cell = |model: &String| {
                     let (found, expected) = self.of(model, channel);
@@ -114,7 +114,7 @@ impl Compared {
                 };
                 table.row(std::iter::once(channel.clone()).chain(self.models.iter().map(cell)));
             }
-            parts.push(table.render(colours));
+            parts.push(format!("{name}: difference to the published figures\n\n{}", table.render(colours)));
         }
         parts.join("\n")
     }
