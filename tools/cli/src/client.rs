@@ -273,7 +273,11 @@ impl fmt::Display for Refusal {
             _ => {}
         }
         for Violation { field, reason } in &problem.errors {
-            write!(f, "\n  {}{}{reason}", field, if field.is_empty() { "" } else { ": " })?;
+            let line = if field.is_empty() { reason.clone() } else { format!("{field}: {reason}") };
+            // A single violation is often all of the detail.
+            if !problem.detail.contains(&line) {
+                write!(f, "\n  {line}")?;
+            }
         }
         if status.is_server_error() && !problem.request_id.is_empty() {
             write!(f, "\n  request id {}", problem.request_id)?;

@@ -83,7 +83,7 @@ impl Import {
             rejected += imported.tally.rejected;
         }
         if rejected > 0 {
-            bail!("{} events were rejected", thousands(&rejected.to_string()));
+            bail!("rejected events: {}", thousands(&rejected.to_string()));
         }
         Ok(())
     }
