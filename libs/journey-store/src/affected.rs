@@ -58,8 +58,8 @@ impl<V: View> Found<'_, V> {
         to: i64,
         reason: DecisionReason,
     ) -> Result<(), StoreError> {
-        let range = (rows::timeline_key(home, from, ""), rows::timeline_end(home, to));
-        for pair in self.reader.range(Table::Conversions, range.0, range.1) {
+        let keys = rows::timeline_key(home, from, "")..rows::timeline_end(home, to);
+        for pair in self.reader.range(Table::Conversions, keys) {
             let (key, payload) = pair?;
             self.add(home, &key, payload.decode(Table::Conversions)?, reason)?;
         }
@@ -77,7 +77,7 @@ impl<V: View> Found<'_, V> {
         let mut from = rows::name_key(home, name, time, event_id);
         from.push(0);
         let to = rows::name_end(home, name, time.saturating_add(WINDOW_MILLIS_MAX));
-        let Some(pair) = self.reader.range(Table::Names, from, to).next() else {
+        let Some(pair) = self.reader.range(Table::Names, from..to).next() else {
             return Ok(());
         };
         let (name_key, payload) = pair?;

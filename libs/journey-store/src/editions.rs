@@ -65,8 +65,7 @@ impl<K: Kv> Store<K> {
         let hash = EventHash::new(tenant, conversion_id);
         let mut rows: Vec<EditionRow> = Vec::new();
         rows.extend(reader.get::<EditionRow>(Table::Editions, &rows::edition_key(hash))?);
-        let (from, to) = rows::past_editions(hash);
-        for pair in reader.range(Table::Editions, from, to) {
+        for pair in reader.range(Table::Editions, rows::past_editions(hash)) {
             rows.push(pair?.1.decode(Table::Editions)?);
         }
         // The one in force has the highest number.

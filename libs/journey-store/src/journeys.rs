@@ -1,6 +1,11 @@
 //! Reading persons: the journey of a conversion, and the pages of everything a person did.
 
-use std::{cmp::Reverse, collections::BinaryHeap, iter::Peekable, ops::Deref};
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    iter::Peekable,
+    ops::{Deref, Range},
+};
 
 use model::{EventHash, IdentityHash, JOURNEY_TOUCHES_MAX, rules::WINDOW_MILLIS_MAX};
 use proto::events::Event;
@@ -116,8 +121,7 @@ fn journey<V: View>(reader: &Reader<V>, query: &JourneyQuery) -> Result<Option<S
             timeline(
                 reader,
                 Table::Touches,
-                rows::timeline_key(*home, from, ""),
-                rows::timeline_end(*home, time),
+                rows::timeline_key(*home, from, "")..rows::timeline_end(*home, time),
             )
         })
         .map(Iterator::rev)
@@ -129,7 +133,7 @@ fn journey<V: View>(reader: &Reader<V>, query: &JourneyQuery) -> Result<Option<S
     for home in &members {
         let name = &conversion.event.conversion;
         let to = rows::name_key(*home, name, time, &query.conversion_id);
-        let mut names = reader.range(Table::Names, rows::name_key(*home, name, from, ""), to);
+        let mut names = reader.range(Table::Names, rows::name_key(*home, name, from, "")..to);
         if let Some(pair) = names.next_back() {
             let (key, payload) = pair?;
             payload.decode::<EmptyRow>(Table::Names)?;
@@ -171,7 +175,7 @@ fn page_events<V: View>(
     let timelines = members
         .iter()
         .flat_map(|home| [(Table::Touches, *home), (Table::Conversions, *home)])
-        .map(|(table, home)| timeline(reader, table, first(home), rows::timeline_end(home, i64::MAX)))
+        .map(|(table, home)| timeline(reader, table, first(home)..rows::timeline_end(home, i64::MAX)))
         .collect();
     merge(timelines, Direction::Oldest, limit)
 }
@@ -179,10 +183,9 @@ fn page_events<V: View>(
 fn timeline<V: View>(
     reader: &Reader<V>,
     table: Table,
-    from: Vec<u8>,
-    to: Vec<u8>,
+    keys: Range<Vec<u8>>,
 ) -> impl DoubleEndedIterator<Item = Result<Row<V::Slice>, StoreError>> {
-    reader.range(table, from, to).map(move |pair| pair.map(|(key, payload)| Row { table, key, payload }))
+    reader.range(table, keys).map(move |pair| pair.map(|(key, payload)| Row { table, key, payload }))
 }
 
 /// The first events of several ordered timelines, ordered by (time, event id). Reads one row ahead in each.

@@ -2,7 +2,7 @@
 //!
 //! Owns the checksum on every value. A back-end knows nothing of events and persons.
 
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 
 use crate::StoreError;
 
@@ -32,19 +32,8 @@ pub(crate) enum Table {
     Effects = 9,
 }
 
-/// Every table, in the order of their numbers.
-pub(crate) const TABLES: [Table; 10] = [
-    Table::Meta,
-    Table::Seen,
-    Table::Identities,
-    Table::Persons,
-    Table::Members,
-    Table::Touches,
-    Table::Conversions,
-    Table::Names,
-    Table::Editions,
-    Table::Effects,
-];
+/// How many tables there are.
+pub(crate) const TABLES: usize = 10;
 
 /// A key and a value as a view yields them.
 pub(crate) type Pair<S> = (S, S);
@@ -77,12 +66,11 @@ pub(crate) trait View {
     /// The value of a key.
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Self::Slice>, StoreError>;
 
-    /// Keys and values from `from` to `to` (exclusive), from either end. An empty or reversed range has none.
+    /// Keys and values of a range, from either end. A range that runs backwards is empty.
     fn range(
         &self,
         table: Table,
-        from: Vec<u8>,
-        to: Vec<u8>,
+        keys: Range<Vec<u8>>,
     ) -> impl DoubleEndedIterator<Item = Result<Pair<Self::Slice>, StoreError>>;
 }
 
@@ -165,14 +153,13 @@ impl<V: View> Reader<V> {
         }
     }
 
-    /// Verified pairs from `from` to `to` (exclusive), from either end.
+    /// Verified pairs of a range, from either end.
     pub(crate) fn range(
         &self,
         table: Table,
-        from: Vec<u8>,
-        to: Vec<u8>,
+        keys: Range<Vec<u8>>,
     ) -> impl DoubleEndedIterator<Item = Result<(V::Slice, Payload<V::Slice>), StoreError>> {
-        self.0.range(table, from, to).map(move |pair| {
+        self.0.range(table, keys).map(move |pair| {
             let (key, value) = pair?;
             let payload = Payload::verify(table, &key, value)?;
             Ok((key, payload))

@@ -4,6 +4,8 @@
 //! It is an index over the event log and can be rebuilt from it.
 
 mod affected;
+#[cfg(test)]
+mod damage_tests;
 mod editions;
 mod journeys;
 mod kv;
@@ -15,6 +17,7 @@ mod record;
 mod rows;
 mod store;
 mod url;
+mod witness;
 
 use std::sync::Arc;
 
@@ -351,9 +354,9 @@ pub async fn open(url: &str) -> Result<Stores, StoreError> {
     match url::parse(url)? {
         Location::Memory => Ok(stores(Store::new(Memory::default()))),
         Location::File { path, cache_bytes_max } => {
+            // The database may panic over damaged files.
             let opened = tokio::task::spawn_blocking(move || Local::open(&path, cache_bytes_max)).await;
-            let local =
-                opened.map_err(|error| StoreError::Unavailable(format!("opening stopped: {error}")))??;
+            let local = opened.map_err(|error| StoreError::Corrupt(format!("{url}: {error}")))??;
             Ok(stores(Store::new(local)))
         }
     }

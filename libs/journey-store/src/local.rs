@@ -1,12 +1,14 @@
 //! Tables in a folder of files, by fjall.
 //!
-//! Owns the folder: its format, its version and the tuning of each table. Writes reach the operating system when they
-//! return and the disk at [`Kv::persist`], or when fjall moves them out of memory, which happens journal first: a crash of the
-//! process loses nothing, a loss of power keeps a prefix of the writes.
+//! Owns the folder: its format, its version, the tuning of its tables. Writes reach the operating system when they return
+//! and the disk at [`Kv::persist`], or when fjall moves them out of memory, which happens journal first: a crash of the
+//! process loses nothing, a loss of power keeps a prefix of the writes. The prefix never ends before the last durable point:
+//! a witness beside the database tells when it does, and the folder is refused as damaged.
 
 use std::{
     fs::{self, File},
     io::{ErrorKind, Write},
+    ops::{Deref, Range},
     path::Path,
 };
 
@@ -14,32 +16,50 @@ use fjall::{
     Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot,
     config::{BlockSizePolicy, FilterPolicy, FilterPolicyEntry},
 };
+use parking_lot::Mutex;
 
 use crate::{
     StoreError,
-    kv::{Batch, Kv, Pair, TABLES, Table, View},
+    kv::{Batch, Kv, Pair, Reader, Table, View},
+    rows::OffsetRow,
+    witness::Witness,
 };
 
-/// The tables as keyspaces of one database: they share its journal, so a batch over several of them is atomic.
+/// The tables in two keyspaces of one database, each key behind the number of its table. They share a journal, so a batch
+/// over both is atomic. Every keyspace more costs 60 ms when a store is made.
 pub(crate) struct Local {
     database: Database,
-    tables: Vec<Keyspace>,
+    /// Tables that are asked for single keys.
+    points: Keyspace,
+    /// Tables that are read in order.
+    orders: Keyspace,
+    witness: Mutex<Witness>,
 }
 
-/// A snapshot of all keyspaces.
+/// A snapshot of both keyspaces.
 pub(crate) struct LocalView<'a> {
-    tables: &'a [Keyspace],
+    local: &'a Local,
     snapshot: Snapshot,
 }
 
-/// The version of every layout in `rows.rs`.
+/// Bytes in a block of fjall's cache.
+pub(crate) struct Stored {
+    bytes: fjall::Slice,
+    /// The number of the table, in front of a key.
+    skip: usize,
+}
+
+/// The version of everything in the folder.
 const FORMAT: u32 = 1;
 const FORMAT_FILE: &str = "FORMAT";
+const WITNESS_FILE: &str = "DURABLE";
 const DATABASE_FOLDER: &str = "tables";
 /// Journal on disk before fjall moves the oldest writes into tables.
 const JOURNAL_BYTES_MAX: u64 = 256 << 20;
 /// Blocks of tables that are read in order.
-const TIMELINE_BLOCK_BYTES: u32 = 16 << 10;
+const ORDER_BLOCK_BYTES: u32 = 16 << 10;
+/// Where the number of the last durable point is, in `meta`.
+const POINT_KEY: &[u8] = &[0];
 
 // === impl Local ===
 
@@ -57,12 +77,27 @@ impl Local {
                 }
                 error => determinate(error),
             })?;
-        let tables = TABLES
-            .iter()
-            .map(|table| database.keyspace(table.name(), || options(*table)))
-            .collect::<Result<_, _>>()
-            .map_err(determinate)?;
-        Ok(Self { database, tables })
+        let keyspace = |name, options: fn() -> KeyspaceCreateOptions| database.keyspace(name, options);
+        let points = keyspace("points", KeyspaceCreateOptions::default).map_err(determinate)?;
+        let orders = keyspace("orders", order_options).map_err(determinate)?;
+        let witness = Witness::open(&path.join(WITNESS_FILE))?;
+        let seen = witness.point();
+        let local = Self { database, points, orders, witness: Mutex::new(witness) };
+        let point: Option<OffsetRow> = Reader::new(local.view()).get(Table::Meta, POINT_KEY)?;
+        if point.map_or(0, |row| row.offset) < seen {
+            return Err(StoreError::Corrupt(format!(
+                "{} lost writes that were durable: move it away, and it is made again from the log",
+                path.display(),
+            )));
+        }
+        Ok(local)
+    }
+
+    fn keyspace(&self, table: Table) -> &Keyspace {
+        match table {
+            Table::Touches | Table::Names | Table::Effects => &self.orders,
+            _ => &self.points,
+        }
     }
 }
 
@@ -70,61 +105,84 @@ impl Kv for Local {
     type View<'a> = LocalView<'a>;
 
     fn view(&self) -> LocalView<'_> {
-        LocalView { tables: &self.tables, snapshot: self.database.snapshot() }
+        LocalView { local: self, snapshot: self.database.snapshot() }
     }
 
     fn write(&self, batch: Batch) -> Result<(), StoreError> {
         let mut writes = self.database.batch();
         for (table, key, value) in batch.writes {
-            let table = &self.tables[table as usize];
+            let (keyspace, key) = (self.keyspace(table), prefixed(table, &key));
             match value {
-                Some(value) => writes.insert(table, key, value),
-                None => writes.remove(table, key),
+                Some(value) => writes.insert(keyspace, key, value),
+                None => writes.remove(keyspace, key),
             }
         }
         writes.commit().map_err(indeterminate)
     }
 
     fn persist(&self) -> Result<(), StoreError> {
-        self.database.persist(PersistMode::SyncAll).map_err(indeterminate)
+        let mut witness = self.witness.lock();
+        let point = witness.point() + 1;
+        let mut batch = Batch::default();
+        batch.put(Table::Meta, POINT_KEY.to_vec(), &OffsetRow { offset: point });
+        self.write(batch)?;
+        self.database.persist(PersistMode::SyncAll).map_err(indeterminate)?;
+        witness.advance(point)
     }
 
     fn clear(&self) -> Result<(), StoreError> {
-        self.tables.iter().try_for_each(Keyspace::clear).map_err(indeterminate)
+        // What is thrown away was durable.
+        self.witness.lock().forget()?;
+        self.points.clear().and_then(|()| self.orders.clear()).map_err(indeterminate)
     }
 }
 
 // === impl LocalView ===
 
 impl View for LocalView<'_> {
-    type Slice = fjall::Slice;
+    type Slice = Stored;
 
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<fjall::Slice>, StoreError> {
-        self.snapshot.get(&self.tables[table as usize], key).map_err(determinate)
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Stored>, StoreError> {
+        let value =
+            self.snapshot.get(self.local.keyspace(table), prefixed(table, key)).map_err(determinate)?;
+        Ok(value.map(|bytes| Stored { bytes, skip: 0 }))
     }
 
     fn range(
         &self,
         table: Table,
-        from: Vec<u8>,
-        to: Vec<u8>,
-    ) -> impl DoubleEndedIterator<Item = Result<Pair<fjall::Slice>, StoreError>> {
-        let to = to.max(from.clone());
-        self.snapshot
-            .range(&self.tables[table as usize], from..to)
-            .map(|guard| guard.into_inner().map_err(determinate))
+        keys: Range<Vec<u8>>,
+    ) -> impl DoubleEndedIterator<Item = Result<Pair<Stored>, StoreError>> {
+        let keys = prefixed(table, &keys.start)..prefixed(table, &keys.end.max(keys.start));
+        self.snapshot.range(self.local.keyspace(table), keys).map(|guard| {
+            let (key, value) = guard.into_inner().map_err(determinate)?;
+            Ok((Stored { bytes: key, skip: 1 }, Stored { bytes: value, skip: 0 }))
+        })
     }
 }
 
-fn options(table: Table) -> KeyspaceCreateOptions {
-    let options = KeyspaceCreateOptions::default();
-    match table {
-        // Read in order only: a filter would never be asked.
-        Table::Touches | Table::Names | Table::Effects => options
-            .data_block_size_policy(BlockSizePolicy::all(TIMELINE_BLOCK_BYTES))
-            .filter_policy(FilterPolicy::all(FilterPolicyEntry::None)),
-        _ => options,
+// === impl Stored ===
+
+impl Deref for Stored {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes.get(self.skip..).unwrap_or_default()
     }
+}
+
+fn prefixed(table: Table, key: &[u8]) -> Vec<u8> {
+    let mut prefixed = Vec::with_capacity(1 + key.len());
+    prefixed.push(table as u8);
+    prefixed.extend_from_slice(key);
+    prefixed
+}
+
+/// Larger blocks, and no filter: it would never be asked.
+fn order_options() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default()
+        .data_block_size_policy(BlockSizePolicy::all(ORDER_BLOCK_BYTES))
+        .filter_policy(FilterPolicy::all(FilterPolicyEntry::None))
 }
 
 /// Checks the version of a folder, or marks a new one; anything else in the way is left alone.
@@ -192,10 +250,10 @@ fn unusable(path: &Path, error: &std::io::Error) -> StoreError {
 }
 
 fn determinate(error: fjall::Error) -> StoreError {
-    if is_damage(&error) {
-        return StoreError::Corrupt(error.to_string());
+    match is_damage(&error) {
+        true => StoreError::Corrupt(error.to_string()),
+        false => StoreError::Unavailable(error.to_string()),
     }
-    StoreError::Unavailable(error.to_string())
 }
 
 // After a failed write fjall refuses all further ones until it is opened again.

@@ -1,6 +1,9 @@
 //! Tables in memory, gone with the process.
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::{
+    collections::BTreeMap,
+    ops::{Bound, Range},
+};
 
 use bytes::Bytes;
 use parking_lot::{RwLock, RwLockReadGuard};
@@ -10,12 +13,12 @@ use crate::{
     kv::{Batch, Kv, Pair, TABLES, Table, View},
 };
 
-type Tables = [BTreeMap<Bytes, Bytes>; TABLES.len()];
+type Tables = [BTreeMap<Bytes, Bytes>; TABLES];
 
 /// The tables under one lock: a view holds it, so it must not be kept longer than one answer.
 #[derive(Default)]
 pub(crate) struct Memory {
-    tables: RwLock<Tables>,
+    pub(crate) tables: RwLock<Tables>,
 }
 
 /// The read lock.
@@ -64,11 +67,10 @@ impl View for MemoryView<'_> {
     fn range(
         &self,
         table: Table,
-        from: Vec<u8>,
-        to: Vec<u8>,
+        keys: Range<Vec<u8>>,
     ) -> impl DoubleEndedIterator<Item = Result<Pair<Bytes>, StoreError>> {
         // The map panics at a range that runs backwards.
-        let to = to.max(from.clone());
+        let (from, to) = (&keys.start, (&keys.end).max(&keys.start));
         self.0[table as usize]
             .range::<[u8], _>((Bound::Included(&from[..]), Bound::Excluded(&to[..])))
             .map(|(key, value)| Ok((key.clone(), value.clone())))

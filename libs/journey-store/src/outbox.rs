@@ -46,8 +46,8 @@ impl<K: Kv> Store<K> {
     pub(crate) fn effects_now(&self, partition: u32, from: u64, to: u64) -> Result<Vec<Effects>, StoreError> {
         let reader = Reader::new(self.kv.view());
         let mut all: Vec<Effects> = Vec::new();
-        let range = (rows::effects_key(partition, from), rows::effects_key(partition, to));
-        for pair in reader.range(Table::Effects, range.0, range.1) {
+        let keys = rows::effects_key(partition, from)..rows::effects_key(partition, to);
+        for pair in reader.range(Table::Effects, keys) {
             let (key, payload) = pair?;
             let (offset, effect) = rows::effect_parts(&key)?;
             if all.last().is_none_or(|last| last.offset != offset) {
@@ -96,8 +96,8 @@ impl<K: Kv> Store<K> {
         // What the plan before last covered is gone already, and its removed keys are slow to walk over.
         let from = self.plan_now(partition)?.map_or(0, |last| last.from);
         let reader = Reader::new(self.kv.view());
-        let range = (rows::effects_key(partition, from), rows::effects_key(partition, plan.from));
-        for pair in reader.range(Table::Effects, range.0, range.1) {
+        let keys = rows::effects_key(partition, from)..rows::effects_key(partition, plan.from);
+        for pair in reader.range(Table::Effects, keys) {
             batch.remove(Table::Effects, pair?.0.to_vec());
         }
         drop(reader);

@@ -157,7 +157,7 @@ impl<V: View> Recording<'_, V> {
         let offset = known.incoming.position.offset;
         let first = rows::effect_key(self.partition, offset, EffectKey::Identity(IdentityHash([0; 16])));
         let end = rows::effect_key(self.partition, offset, EffectKey::Edition(0, EventHash([0; 16])));
-        for pair in self.reader.range(Table::Effects, first, end) {
+        for pair in self.reader.range(Table::Effects, first..end) {
             let (key, payload) = pair?;
             let row: IdentityEffectRow = payload.decode(Table::Effects)?;
             if let (true, (_, EffectKey::Identity(identity))) = (row.shared, rows::effect_parts(&key)?) {

@@ -2,6 +2,8 @@
 //!
 //! Times are keyed with the sign bit turned, so that their bytes sort as the numbers do.
 
+use std::ops::Range;
+
 use model::{EventHash, IdentityHash, IdentityKind};
 use prost::Message;
 use prost_types::Timestamp;
@@ -231,8 +233,8 @@ pub(crate) fn past_edition_key(conversion: EventHash, number: u64) -> Vec<u8> {
 }
 
 /// The range of all past editions.
-pub(crate) fn past_editions(conversion: EventHash) -> (Vec<u8>, Vec<u8>) {
-    ([&conversion.0[..], &[1]].concat(), [&conversion.0[..], &[2]].concat())
+pub(crate) fn past_editions(conversion: EventHash) -> Range<Vec<u8>> {
+    [&conversion.0[..], &[1]].concat()..[&conversion.0[..], &[2]].concat()
 }
 
 /// The first key of a record's effects.

@@ -5,8 +5,9 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{BufRead, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::SystemTime,
 };
 
 use journey_store::{Generation, Plan, StoreError, Stores, open};
@@ -91,7 +92,7 @@ async fn a_second_opener_is_refused() {
     open_at(folder.path()).await;
 }
 
-fn files(path: &Path) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
+fn files(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut all = BTreeMap::new();
     for entry in fs::read_dir(path).unwrap() {
         let path = entry.unwrap().path();
@@ -99,6 +100,20 @@ fn files(path: &Path) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
             true => all.extend(files(&path)),
             false => drop(all.insert(path.clone(), fs::read(&path).unwrap())),
         }
+    }
+    all
+}
+
+/// When each file was changed last.
+fn stamps(path: &Path) -> BTreeMap<PathBuf, SystemTime> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(path).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(stamps(&path));
+        }
+        let changed = fs::metadata(&path).unwrap().modified().unwrap();
+        all.insert(path, changed);
     }
     all
 }
@@ -111,9 +126,9 @@ async fn a_folder_of_another_kind_or_format_is_refused_before_a_byte_is_written(
     let good = fs::read_to_string(&marker).unwrap();
     let refuse = async |text: &[u8]| {
         fs::write(&marker, text).unwrap();
-        let before = files(folder.path());
+        let before = stamps(folder.path());
         let refused = open(&url(folder.path())).await.err().unwrap();
-        assert_eq!(files(folder.path()), before);
+        assert_eq!(stamps(folder.path()), before);
         refused
     };
     let newer = "journey-store 2";
@@ -184,54 +199,103 @@ async fn a_killed_process_leaves_every_finished_write() {
     }
 }
 
-/// The files of a loss of power: everything up to the last durable point, and some of what came after.
-#[tokio::test]
-async fn a_cut_journal_leaves_a_prefix_and_never_less_than_the_last_plan() {
-    let folder = tempfile::tempdir().unwrap();
-    let stores = open_at(folder.path()).await;
-    for n in 0..4 {
-        round(&stores, n).await;
+/// The files of a store that wrote four rounds and a plan, then four rounds more, and was stopped.
+struct Stopped {
+    files: BTreeMap<PathBuf, Vec<u8>>,
+    journal: PathBuf,
+    /// Bytes of the journal at the plan, and at the end.
+    durable: usize,
+    end: usize,
+}
+
+const PLAN: Plan = Plan { batch: 1, from: 0, to: 4 };
+
+impl Stopped {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let stores = open_at(folder.path()).await;
+        for n in 0..4 {
+            round(&stores, n).await;
+        }
+        stores.outbox.put_plan(0, PLAN).await.unwrap();
+        let (_, before) = Self::journal(&files(folder.path()));
+        for n in 4..8 {
+            round(&stores, n).await;
+        }
+        drop(stores);
+        let strip =
+            |(path, bytes): (PathBuf, _)| (path.strip_prefix(folder.path()).unwrap().to_owned(), bytes);
+        let mut files: BTreeMap<_, _> = files(folder.path()).into_iter().map(strip).collect();
+        let (journal, after) = Self::journal(&files);
+        assert!(before < after);
+        // What is behind was set aside by the database.
+        files.get_mut(&journal).unwrap().truncate(after + 4_096);
+        Self { files, journal, durable: before, end: after }
     }
-    stores.outbox.put_plan(0, Plan { batch: 1, from: 0, to: 4 }).await.unwrap();
-    let journal = |files: &BTreeMap<std::path::PathBuf, Vec<u8>>| {
-        let mut journals = files.keys().filter(|path| path.extension().is_some_and(|e| e == "jnl"));
-        let journal = journals.next().unwrap().clone();
+
+    fn journal(files: &BTreeMap<PathBuf, Vec<u8>>) -> (PathBuf, usize) {
+        let mut journals = files.iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "jnl"));
+        let (path, bytes) = journals.next().unwrap();
         assert!(journals.next().is_none(), "one journal");
-        journal
-    };
-    // What is behind the last byte that is not zero was set aside beforehand.
-    let length = |bytes: &[u8]| bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-    let before = files(folder.path());
-    let durable = length(&before[&journal(&before)]);
-    for n in 4..8 {
-        round(&stores, n).await;
+        (path.clone(), bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1))
     }
-    drop(stores);
-    let all = files(folder.path());
-    let journal = journal(&all);
-    let end = length(&all[&journal]);
-    assert!(durable < end);
+
+    /// Opens a copy with another journal. Answers the rounds it holds, or that it is refused as damaged.
+    async fn rounds_with(&self, journal: Vec<u8>) -> Option<u64> {
+        let copy = tempfile::tempdir().unwrap();
+        for (path, bytes) in &self.files {
+            let to = copy.path().join(path);
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
+            fs::write(to, if *path == self.journal { &journal } else { bytes }).unwrap();
+        }
+        let stores = match open(&url(copy.path())).await {
+            Ok(stores) => stores,
+            Err(StoreError::Corrupt(_)) => return None,
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(stores.outbox.plan(0).await.unwrap(), Some(PLAN));
+        Some(check_prefix(&stores, 8).await)
+    }
+}
+
+#[tokio::test]
+async fn a_journal_cut_by_a_loss_of_power_leaves_a_prefix_with_the_last_plan() {
+    let stopped = Stopped::new().await;
+    let whole = &stopped.files[&stopped.journal];
     let mut kept = Vec::new();
-    for cut in (durable..=end).step_by(((end - durable) / 40).max(1)) {
-        for torn in [false, true] {
-            let copy = tempfile::tempdir().unwrap();
-            for (path, bytes) in &all {
-                let to = copy.path().join(path.strip_prefix(folder.path()).unwrap());
-                fs::create_dir_all(to.parent().unwrap()).unwrap();
-                let mut bytes = bytes.clone();
-                if *path == journal {
-                    match torn {
-                        true => bytes[cut..].fill(0),
-                        false => bytes.truncate(cut),
-                    }
-                }
-                fs::write(to, bytes).unwrap();
-            }
-            let stores = open_at(copy.path()).await;
-            assert_eq!(stores.outbox.plan(0).await.unwrap(), Some(Plan { batch: 1, from: 0, to: 4 }));
-            kept.push(check_prefix(&stores, 8).await);
+    let step = ((stopped.end - stopped.durable) / 30).max(1);
+    for cut in (stopped.durable..stopped.end).step_by(step).chain([stopped.end]) {
+        let mut zeros = whole.clone();
+        zeros[cut..].fill(0);
+        for journal in [whole[..cut].to_vec(), zeros] {
+            kept.push(stopped.rounds_with(journal).await.expect("an unfinished write is no damage"));
         }
     }
-    assert!(kept.iter().all(|kept| *kept >= 4) && kept.is_sorted(), "{kept:?}");
-    assert!(kept.contains(&4) && kept.contains(&6), "{kept:?}");
+    assert!(kept.is_sorted() && kept[0] == 4 && kept[kept.len() - 1] == 8, "{kept:?}");
+    assert!(kept.contains(&6), "{kept:?}");
+}
+
+#[tokio::test]
+async fn a_damaged_journal_is_refused_or_cut_behind_the_last_plan() {
+    let stopped = Stopped::new().await;
+    let whole = &stopped.files[&stopped.journal];
+    let mut refused = 0;
+    for seed in seeds(40) {
+        let mut rng = seed.rng();
+        let mut journal = whole.clone();
+        let at = rng.random_range(0..stopped.end);
+        match rng.random_range(0..3) {
+            0 => journal.truncate(at),
+            1 => journal[at] ^= 1 << rng.random_range(0..8),
+            _ => {
+                let to = stopped.end.min(at + 300);
+                journal[at..to].fill(0);
+            }
+        }
+        match stopped.rounds_with(journal).await {
+            Some(rounds) => assert!(at >= stopped.durable || rounds == 8, "{rounds} with damage at {at}"),
+            None => refused += 1,
+        }
+    }
+    assert!(refused > 5, "{refused}");
 }
