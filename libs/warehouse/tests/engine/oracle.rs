@@ -87,10 +87,13 @@ fn add(
 ) {
     let who = person(spec, facts, fact.identity);
     let one = i128::from(CREDIT_E12);
-    if path.is_empty() {
+    // Without a dimension of the touch every model gives the row whole conversions.
+    let of_touch = spec.dimensions.iter().chain(&hidden(spec)).any(|d| d.of_touch());
+    if path.is_empty() || !of_touch {
         let row = rows.entry(key(spec, m, fact, None)).or_default();
         row.conversions += one;
         row.value += i128::from(fact.value_micros) * 1_000_000;
+        row.touches += path.len() as i64;
         row.persons.insert(who);
         return;
     }
