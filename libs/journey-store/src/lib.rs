@@ -117,7 +117,8 @@ pub struct StoredJourney {
     /// the person: at most one more than [`model::journey::JOURNEY_TOUCHES_MAX`], so that the reader sees a cut.
     /// Ordered by (time, event id).
     pub touches: Vec<Event>,
-    /// Time of the latest conversion of the same name that comes before this one by (time, event id), Unix milliseconds.
+    /// Time of the latest conversion of the same name that comes before this one by (time, event id) and within 90 days of
+    /// it, Unix milliseconds. Further back there is no touch left to cut.
     pub previous_conversion_millis: Option<i64>,
 }
 
@@ -265,21 +266,25 @@ pub enum StoreError {
 
 /// Touches, persons, conversions and decisions.
 ///
-/// Every write is idempotent under the same positions. What one call wrote, every later read sees.
+/// Every write is idempotent under the same positions. What one call wrote, every later read sees. Writes are not durable on
+/// return: after a crash the store is as it was after some earlier write, not before the last [`Outbox::put_plan`], and
+/// [`Outbox::consumed_to`] says from where to go on.
 #[async_trait]
 pub trait JourneyStore: Send + Sync + 'static {
     /// Which of the event ids were recorded before.
     async fn seen(&self, tenant: &str, event_ids: &[&str]) -> Result<Vec<bool>, StoreError>;
 
     /// Records the events of one partition: ids with their first position, touches, links, conversions, and the effects
-    /// on identities; all of them at once or none.
+    /// on identities; all of them at once or none. Times are kept in milliseconds. An event of another partition, or without
+    /// an id, a time or an identity, refuses the call.
     async fn record(&self, partition: u32, events: &[Incoming]) -> Result<Recorded, StoreError>;
 
     /// The journeys of conversions; `None` where there is no such conversion.
     async fn journeys(&self, queries: &[JourneyQuery]) -> Result<Vec<Option<StoredJourney>>, StoreError>;
 
     /// Stores editions of one partition and the offset up to which it has been consumed, all at once. An edition is stored
-    /// if its cause is later than the one in force and its digest differs. Answers which were stored.
+    /// if its cause is later than the one in force and its digest differs; of a conversion that is not known, none is.
+    /// Answers which were stored.
     async fn commit(
         &self,
         partition: u32,
@@ -295,7 +300,7 @@ pub trait JourneyStore: Send + Sync + 'static {
     ) -> Result<Option<DecidedConversion>, StoreError>;
 
     /// A person's touches and conversions after `after` (time in Unix milliseconds, event id), oldest first; `None` if
-    /// the identity was never met. `limit` is at most 1,000.
+    /// the tenant's identity was never met. `limit` is at most 1,000; a larger one counts as that.
     async fn page(
         &self,
         tenant: &str,

@@ -48,7 +48,7 @@ async fn local_keeps_the_contract() {
 
 #[tokio::test]
 async fn memory_agrees_with_the_plain_model() {
-    for seed in seeds(40) {
+    for seed in seeds(25) {
         properties::order_and_batches_do_not_matter(memory, &seed, SMALL).await;
         properties::editions_follow_their_causes(&memory().await, &seed).await;
     }
@@ -56,7 +56,7 @@ async fn memory_agrees_with_the_plain_model() {
 
 #[tokio::test]
 async fn memory_agrees_with_the_plain_model_in_a_crowd() {
-    for seed in seeds(4) {
+    for seed in seeds(3) {
         properties::order_and_batches_do_not_matter(memory, &seed, CROWD).await;
     }
 }

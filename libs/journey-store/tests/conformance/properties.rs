@@ -41,6 +41,8 @@ pub async fn order_and_batches_do_not_matter(open: impl AsyncFn() -> Stores, see
         ends.push(run(&open().await, &mut rng, order).await);
     }
     assert_eq!(ends[0], ends[1], "two orders of the same events");
+    let shared = ends[0].0.values().filter(|journey| journey.shared).count();
+    assert_eq!(shared > 0, shape.values > 50, "the shape makes shared sets or not");
 }
 
 type End = (BTreeMap<(String, String), PlainJourney>, Vec<Vec<Event>>);
