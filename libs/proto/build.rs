@@ -4,13 +4,14 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "attribution/events/v1/event.proto",
     "attribution/ingestion/v1/ingestion_service.proto",
     "attribution/attribution/v1/decision.proto",
     "attribution/attribution/v1/attribution_service.proto",
     "attribution/query/v1/query_service.proto",
     "attribution/ml/v1/ml_gateway_service.proto",
+    "inference/grpc_inference_service.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

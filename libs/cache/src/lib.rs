@@ -3,12 +3,16 @@
 //! Owns the [`Cache`] trait, its implementations and the suite that every one of them passes.
 //! It must never be needed for a right answer: an empty cache makes answers slower or less precise, not wrong.
 
+pub mod key;
 mod memory;
+mod recent;
+mod redis;
 pub mod suite;
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use telemetry::metrics::CACHE_AVAILABLE;
 
 /// A cache shared by the pods of a service, or the memory of one process.
 ///
@@ -30,6 +34,12 @@ pub trait Cache: Send + Sync {
 
 /// Ids of one call: those of the largest batch.
 pub const IDS_MAX: usize = 10_000;
+
+/// How long unless the URL says otherwise, seconds: 7 days.
+const SEEN_TTL_SECONDS_DEFAULT: u64 = 7 * 24 * 60 * 60;
+
+/// The longest time to live, seconds: a year.
+const SEEN_TTL_SECONDS_MAX: u64 = 365 * 24 * 60 * 60;
 
 /// What a tenant may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,7 +65,7 @@ pub enum Taken {
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
     /// The URL's scheme is none that is compiled in.
-    #[error("unknown cache {0:?}; this build has memory://")]
+    #[error("unknown cache {0:?}; there are memory://, redis:// and rediss://, with -cluster and -sentinel")]
     UnknownScheme(String),
     /// A parameter is unknown or has no value that fits.
     #[error("cache parameter {name}: {reason}")]
@@ -68,6 +78,9 @@ pub enum CacheError {
     /// More ids than one call takes.
     #[error("at most {IDS_MAX} ids a call: {0}")]
     TooManyIds(usize),
+    /// It is away, or did not answer in time: what was asked may have happened, and may be asked again.
+    #[error("the cache does not answer: {0}")]
+    Unavailable(String),
 }
 
 /// Opens the cache that a URL names.
@@ -75,14 +88,46 @@ pub enum CacheError {
 /// `memory://?seen_max=1000000&seen_ttl=7d`: ids remembered (default a million) and for how long (default 7 days; a
 /// whole number of `s`, `m`, `h` or `d`, at most 365 days).
 ///
+/// `redis://user:password@host:6379?seen_ttl=7d&timeout_millis=500&prefix=attribution:`: a Redis shared by all pods, over TLS
+/// by `rediss://`. `redis-cluster://host:6379?node=other:6379` is a cluster, `redis-sentinel://host:26379?service_name=main`
+/// one behind sentinels. It is connected to in the background, on the runtime of the caller.
+///
 /// # Errors
 /// Unknown schemes and parameters.
 pub fn open(url: &str) -> Result<Arc<dyn Cache>, CacheError> {
     let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));
+    metrics::gauge!(CACHE_AVAILABLE).set(1);
     match scheme {
         "memory" => Ok(Arc::new(memory::MemoryCache::open(rest)?)),
+        "redis" | "rediss" | "redis-cluster" | "rediss-cluster" | "redis-sentinel" | "rediss-sentinel" => {
+            Ok(Arc::new(redis::RedisCache::open(scheme, rest)?))
+        }
         other => Err(CacheError::UnknownScheme(other.to_owned())),
     }
+}
+
+fn check(ids: &[&str]) -> Result<(), CacheError> {
+    if ids.len() > IDS_MAX { Err(CacheError::TooManyIds(ids.len())) } else { Ok(()) }
+}
+
+fn seconds(text: &str) -> Option<u64> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 60 * 60,
+        "d" => 24 * 60 * 60,
+        _ => return None,
+    };
+    let seconds = digits.parse::<u64>().ok()?.checked_mul(unit)?;
+    (1..=SEEN_TTL_SECONDS_MAX).contains(&seconds).then_some(seconds)
+}
+
+fn parameter(name: &str, reason: &str) -> CacheError {
+    CacheError::Parameter { name: name.to_owned(), reason: reason.to_owned() }
 }
 
 #[cfg(test)]
@@ -99,7 +144,7 @@ mod tests {
     #[test]
     fn what_is_unknown_in_a_url_is_an_error_that_names_it() {
         let error = |url: &str| open(url).map(drop).unwrap_err().to_string();
-        assert!(error("redis://localhost").contains("redis"));
+        assert!(error("memcached://localhost").contains("memcached"));
         assert!(error("memory://?seen_maximum=1").contains("seen_maximum"));
         assert!(error("memory://host").contains("host"));
         assert!(error("memory://?seen_max=0").contains("seen_max"));
@@ -109,5 +154,14 @@ mod tests {
             assert!(error(&format!("memory://?seen_ttl={ttl}")).contains("seen_ttl"), "{ttl}");
         }
         assert!(open("memory://?seen_max=10&seen_ttl=365d").is_ok());
+    }
+
+    #[test]
+    fn a_time_to_live_is_read_at_its_bounds() {
+        assert_eq!(seconds("1s"), Some(1));
+        assert_eq!(seconds("365d"), Some(SEEN_TTL_SECONDS_MAX));
+        assert_eq!(seconds("8760h"), Some(SEEN_TTL_SECONDS_MAX));
+        assert_eq!(seconds("8761h"), None);
+        assert_eq!(seconds("0m"), None);
     }
 }

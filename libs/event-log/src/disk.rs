@@ -8,6 +8,8 @@ use std::{
     sync::Arc,
 };
 
+use fail::fail_point;
+
 /// A disk. What was written survives a crash only once it was synced: the bytes of a file by [`DiskFile::sync`], the names
 /// in a folder by [`Disk::sync_dir`]. Anything else may survive whole, in part, out of order, or not at all.
 pub trait Disk: Send + Sync + 'static {
@@ -123,6 +125,7 @@ impl DiskFile for RealFile {
     }
 
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        fail_point!("disk::write", |_| Err(io::Error::other("the write failed, as planned")));
         self.0.write_all_at(bytes, at)
     }
 
@@ -142,6 +145,7 @@ impl DiskFile for RealFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        fail_point!("disk::sync", |_| Err(io::Error::other("the sync failed, as planned")));
         self.0.sync_data()
     }
 }

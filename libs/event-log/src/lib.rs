@@ -5,6 +5,8 @@
 pub mod conformance;
 mod damage;
 pub mod disk;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod limits;
 mod local;
 mod memory;
@@ -18,11 +20,12 @@ pub mod simulated;
 mod url;
 mod writer;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use thiserror::Error;
+use tokio::sync::watch;
 
 pub use crate::{
     damage::Damage,
@@ -44,7 +47,7 @@ pub const FRAME_BYTES_MAX: usize = RECORD_BYTES_MAX - 64;
 pub struct Appended {
     /// The offset of its record.
     pub offset: u64,
-    /// The record's time, Unix microseconds; it never runs backwards in a partition.
+    /// The record's time, Unix microseconds, as far as it is known: where others append too it may be read as a later one.
     pub time_micros: i64,
 }
 
@@ -53,7 +56,7 @@ pub struct Appended {
 pub struct Record {
     /// Its offset: the first record of a partition has 0, each next one more.
     pub offset: u64,
-    /// Its time, Unix microseconds.
+    /// Its time, Unix microseconds: the same at every read, and later than that of the record before it.
     pub time_micros: i64,
     /// The frames of one flush, in the order of their appends.
     pub frames: Vec<Bytes>,
@@ -80,7 +83,8 @@ pub enum Entry {
 pub struct End {
     /// The offset that the next record will have.
     pub offset: u64,
-    /// Every record at or past `offset` will carry at least this time, Unix microseconds.
+    /// Every record at or past `offset` will carry at least this time, and every one before it an earlier one, Unix
+    /// microseconds.
     pub time_micros: i64,
 }
 
@@ -150,6 +154,14 @@ pub trait EventLog: Send + Sync + 'static {
     /// How far a consumer has come.
     async fn committed(&self, consumer: &str, partition: u32) -> Result<Option<u64>, LogError>;
 
+    /// Joins those who consume the log under a name and share its partitions: those that this process has, as they change,
+    /// until the receiver is dropped. A partition that is gone from it may be another's already, so work on it stops at
+    /// once; what was under way may still take effect, and must be idempotent. When the sender is gone they never change.
+    async fn join(&self, consumer: &str) -> Result<watch::Receiver<BTreeSet<u32>>, LogError> {
+        limits::check_consumer(consumer)?;
+        Ok(watch::channel((0..self.partitions()).collect()).1)
+    }
+
     /// Whether appends can succeed now; the reason if not, for readiness.
     fn health(&self) -> Result<(), String> {
         Ok(())
@@ -162,6 +174,9 @@ pub trait EventLog: Send + Sync + 'static {
 }
 
 /// Opens the log that the URL names: `memory://?partitions=1`, `file:///folder?partitions=1`.
+///
+/// `kafka://broker:9092,broker:9092/topic?acks=all` names a topic; with `partitions=` it is made where it is missing.
+/// The other parameters stand in `docs/kafka.md`.
 ///
 /// `file://` takes also `segment_bytes_max`, `queue_bytes_max`, `queue_frames_max`, `retention_bytes` and
 /// `retention_seconds` (see [`Options`]), `memory://` takes `bytes_max`.
@@ -177,7 +192,12 @@ pub async fn open(url: &str) -> Result<Arc<dyn EventLog>, LogError> {
             let stopped = |error| Err(LogError::Unavailable(format!("the runtime stops: {error}")));
             Ok(Arc::new(opened.unwrap_or_else(stopped)?))
         }
+        #[cfg(feature = "kafka")]
+        "kafka" => Ok(kafka::KafkaLog::open(url).await?),
+        #[cfg(not(feature = "kafka"))]
         "kafka" => Err(LogError::Url("this build has no feature kafka: use file:// or memory://".to_owned())),
-        other => Err(LogError::Url(format!("there is no log {other}://, only file:// and memory://"))),
+        other => {
+            Err(LogError::Url(format!("there is no log {other}://, only file://, kafka:// and memory://")))
+        }
     }
 }

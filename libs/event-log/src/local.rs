@@ -159,7 +159,11 @@ impl LocalLog {
         disk.create_dir(&dir).map_err(|error| cannot("make", &dir, &error))?;
         let lock = lock(disk, &dir)?;
         let (id, partitions) = match sealed::read(disk, &dir.join(META), META_MAGIC)? {
-            Sealed::Value(value) => existing(&value, &options)?,
+            Sealed::Value(value) => {
+                // It may have been named by a process that was killed before it synced the folder.
+                disk.sync_dir(&dir).map_err(|error| cannot("sync", &dir, &error))?;
+                existing(&value, &options)?
+            }
             Sealed::Missing => make(disk, &options)?,
             Sealed::Damaged => {
                 return Err(LogError::Corrupt(format!("{META} is damaged: restore it from a copy")));

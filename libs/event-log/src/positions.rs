@@ -10,6 +10,7 @@ use std::{
     sync::Arc,
 };
 
+use fail::fail_point;
 use parking_lot::Mutex;
 
 use crate::{
@@ -95,7 +96,9 @@ impl Positions {
         let file = self.disk.create(&temporary)?;
         file.write_at(slot, 0)?;
         file.sync()?;
+        fail_point!("event_log::before_position_rename");
         self.disk.rename(&temporary, &path)?;
+        fail_point!("event_log::before_position_dir_sync");
         self.disk.sync_dir(&self.dir)?;
         Ok(file)
     }

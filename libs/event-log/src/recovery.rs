@@ -117,6 +117,8 @@ pub(crate) fn open(inspected: Inspected, shared: &Shared) -> Result<Partition, L
     for path in &leftovers {
         disk.remove(path).map_err(|error| cannot("remove", path, &error))?;
     }
+    // A process that was killed before it synced the folder leaves names that are seen and may not survive.
+    disk.sync_dir(&dir).map_err(|error| cannot("sync", &dir, &error))?;
     if floor_damaged {
         reports.file(
             disk,

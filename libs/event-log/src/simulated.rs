@@ -105,6 +105,11 @@ impl SimulatedDisk {
         self.0.lock().changes
     }
 
+    /// The process stops where it is: everything fails until [`Self::kill`] or [`Self::crash`].
+    pub fn power_off(&self) {
+        self.0.lock().off = true;
+    }
+
     /// The process is killed: what it wrote stays as it was seen, what it had open is closed.
     pub fn kill(&self) {
         let mut state = self.0.lock();

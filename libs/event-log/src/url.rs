@@ -42,6 +42,26 @@ impl LogUrl {
         }
     }
 
+    /// Takes a text, percent-decoded.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn text(&mut self, name: &str) -> Result<Option<String>, LogError> {
+        let Some(at) = self.params.iter().position(|(known, _)| known == name) else {
+            return Ok(None);
+        };
+        percent_decoded(&self.params.swap_remove(at).1).map(Some)
+    }
+
+    /// Takes one of a few words.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn choice(&mut self, name: &str, words: &[&str]) -> Result<Option<String>, LogError> {
+        match self.text(name)? {
+            Some(word) if !words.contains(&word.as_str()) => {
+                Err(LogError::Url(format!("{name} is {}, not {word:?}", words.join(" or "))))
+            }
+            word => Ok(word),
+        }
+    }
+
     /// Every parameter must have been taken.
     pub(crate) fn finish(self, known: &str) -> Result<(), LogError> {
         match self.params.first() {

@@ -2,6 +2,8 @@
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
+use fail::fail_point;
+
 use crate::{
     Appended, LogError, RECORD_BYTES_MAX,
     disk::{Disk, DiskFile},
@@ -196,8 +198,7 @@ impl Partition {
             next += 1;
             rest = later;
         }
-        let written = writer.file.write_at(&writer.buffer, writer.at).and_then(|()| writer.file.sync());
-        if let Err(error) = written {
+        if let Err(error) = put(&*writer.file, &writer.buffer, writer.at) {
             writer.broken = Some(Broken::Tail);
             return Err(Failure::Unsure(format!("writing failed: {error}")));
         }
@@ -340,7 +341,9 @@ pub(crate) fn make_segment(
     file.allocate(bytes)?;
     file.write_at(&owner.segment_head(first), 0)?;
     file.sync()?;
+    fail_point!("event_log::before_rename");
     disk.rename(&temporary, &dir.join(segment_name(first)))?;
+    fail_point!("event_log::before_dir_sync");
     disk.sync_dir(dir)?;
     Ok(file)
 }
@@ -349,6 +352,17 @@ impl Segment {
     pub(crate) fn empty(first: u64, last_micros: i64) -> Self {
         Self { first, next: first, end: SEGMENT_HEAD, last_micros, index: Vec::new(), holes: Vec::new() }
     }
+}
+
+/// Writes durably.
+fn put(file: &dyn DiskFile, bytes: &[u8], at: u64) -> io::Result<()> {
+    fail_point!("event_log::before_write");
+    file.write_at(bytes, at)?;
+    fail_point!("event_log::before_sync");
+    fail_point!("mutant::skip_fdatasync", |_| Ok(()));
+    file.sync()?;
+    fail_point!("event_log::after_sync");
+    Ok(())
 }
 
 /// How many of the frames fit into one record; at least one.

@@ -54,6 +54,7 @@ async fn a_url_says_everything_or_what_is_wrong_with_it() {
         ("memory://?partitions=1&partitions=1", "once"),
         ("memory://?partition=1", "no parameter partition"),
         ("memory://?partitions", "name=value"),
+        #[cfg(not(feature = "kafka"))]
         ("kafka://broker/topic", "feature kafka"),
         ("s3://bucket", "file://"),
         ("file://", "name a folder"),

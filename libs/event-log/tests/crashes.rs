@@ -184,6 +184,36 @@ fn a_log_that_does_not_sync_is_found_out() {
 }
 
 #[test]
+fn what_a_killed_process_named_and_did_not_sync_survives_the_next_power_loss() {
+    for killed_at in 1..30 {
+        for seed in 0..4 {
+            let world = World::new();
+            let mut owed = Owed::default();
+            let mut rng = SmallRng::seed_from_u64(seed);
+            // It makes the log, or the next segment after a failed write, and is killed on the way.
+            world.disk.plan(Plan { fail_write: Some(6), power_off: Some(killed_at), ..Plan::default() });
+            if let Ok(log) = world.open() {
+                for _ in 0..8 {
+                    let frames = owed.frames(&mut rng);
+                    let answers = append(&log, 0, frames.clone());
+                    owed.note(frames, answers);
+                }
+            }
+            world.disk.kill();
+            let log = world.open().unwrap();
+            owed.check(&log).unwrap_or_else(|wrong| panic!("killed at {killed_at}: {wrong}"));
+            let frames = owed.frames(&mut rng);
+            let answers = append(&log, 0, frames.clone());
+            owed.note(frames, answers);
+            world.disk.crash(seed);
+            drop(log);
+            let log = world.open().unwrap_or_else(|error| panic!("killed at {killed_at}: {error}"));
+            owed.check(&log).unwrap_or_else(|wrong| panic!("killed at {killed_at}, seed {seed}: {wrong}"));
+        }
+    }
+}
+
+#[test]
 fn a_failed_sync_leaves_its_appends_undecided_and_the_log_recovers() {
     for fails in
         [Plan { fail_sync: Some(1), ..Plan::default() }, Plan { fail_write: Some(1), ..Plan::default() }]

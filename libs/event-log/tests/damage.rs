@@ -86,6 +86,38 @@ fn every_flipped_byte_is_told_or_harmless() {
 }
 
 #[test]
+fn every_damage_of_the_mark_of_retention_is_told_and_mended() {
+    let mut world = World::new();
+    world.options.retention_bytes = Some(0);
+    let log = world.open().unwrap();
+    for seed in 0..7 {
+        append(&log, 0, [common::noise(300_000, seed)])[0].as_ref().unwrap();
+    }
+    now(log.commit("worker", 0, 7)).unwrap();
+    let read = entries(&log, 0, 0);
+    assert_eq!(gaps(&read).len(), 1, "something was removed");
+    drop(log);
+    let path = world.segment(0, 0).with_file_name("floor");
+    let whole = world.disk.bytes(&path).unwrap();
+    let flips = (0..whole.len()).map(|at| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (at % 8);
+        bytes
+    });
+    for bytes in flips.chain((0..whole.len()).map(|len| whole[..len].to_vec())) {
+        let disk = world.disk.snapshot();
+        disk.put(&path, bytes.clone());
+        let log = World::open_disk(&disk, &world.options, &world.time).unwrap();
+        assert!(!log.damage().is_empty(), "{bytes:?}");
+        // Above what is removed nothing is missing; that it was removed on purpose is what the mark said.
+        assert_eq!(records(&entries(&log, 0, 0)), records(&read), "{bytes:?}");
+        drop(log);
+        let log = World::open_disk(&disk, &world.options, &world.time).unwrap();
+        assert_eq!(log.damage(), [], "{bytes:?}: mended");
+    }
+}
+
+#[test]
 fn a_byte_flipped_under_a_running_log_is_told() {
     let (world, all) = small();
     let path = world.segment(0, 0);

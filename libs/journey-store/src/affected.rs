@@ -105,7 +105,7 @@ impl<V: View> Found<'_, V> {
 }
 
 /// The times from each touch to 90 days after it (both included), as few ranges as possible.
-fn merged(mut times: Vec<i64>) -> Vec<(i64, i64)> {
+pub(crate) fn merged(mut times: Vec<i64>) -> Vec<(i64, i64)> {
     times.sort_unstable();
     let mut ranges: Vec<(i64, i64)> = Vec::new();
     for from in times {

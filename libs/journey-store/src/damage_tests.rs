@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use model::{IdentityHash, IdentityKind};
 use proto::events::{DecisionReason, Event, EventType};
 
 use crate::{
-    Generation, Incoming, JourneyQuery, NewEdition, Plan, Position, StoreError,
+    Generation, Incoming, JourneyQuery, NewEdition, NewScores, Owed, Plan, Position, StoreError, TouchScore,
     kv::{Reader, TABLES, Table},
     memory::Memory,
     rows::EmptyRow,
@@ -25,6 +27,8 @@ const TABLE: [Table; TABLES] = [
     Table::Names,
     Table::Editions,
     Table::Effects,
+    Table::Scores,
+    Table::Owed,
 ];
 
 fn incoming(offset: u64, event_type: EventType, id: &str) -> Incoming {
@@ -58,6 +62,21 @@ fn edition(offset: u64) -> NewEdition {
     }
 }
 
+/// A score, and one that is owed.
+fn scored(offset: u64) -> (NewScores, Owed) {
+    let (tenant, conversion_id): (Arc<str>, _) = ("acme".into(), "late".to_owned());
+    let cause = Position { partition: 0, offset, index: 0 };
+    let score = TouchScore {
+        touch_id: "touch".to_owned(),
+        model: "fraud".to_owned(),
+        version: "1".to_owned(),
+        probability: 0.5,
+        reasons: Vec::new(),
+    };
+    let owed = Owed { tenant: Arc::clone(&tenant), conversion_id: conversion_id.clone(), cause };
+    (NewScores { tenant, conversion_id, cause, scores: vec![score] }, owed)
+}
+
 /// A store with rows in every table.
 fn filled() -> Store<Memory> {
     let store = Store::new(Memory::default());
@@ -70,6 +89,8 @@ fn filled() -> Store<Memory> {
     store.record_now(0, &events).unwrap();
     store.commit_now(0, &[edition(3), edition(4)], 5).unwrap();
     store.put_plan_now(0, Plan { batch: 1, from: 0, to: 5 }).unwrap();
+    let (scores, owed) = scored(3);
+    store.put_scores_now(0, &[scores], &[owed]).unwrap();
     store
 }
 
@@ -78,7 +99,7 @@ fn reads(store: &Store<Memory>) -> Vec<(&'static str, Result<(), StoreError>)> {
     let identity = IdentityHash::new("acme", IdentityKind::User, "u");
     let query = JourneyQuery { tenant: "acme".into(), conversion_id: "late".to_owned() };
     vec![
-        ("journeys", store.journeys_now(&[query]).map(drop)),
+        ("journeys", store.journeys_now(std::slice::from_ref(&query)).map(drop)),
         ("conversion", store.conversion_now("acme", "late").map(drop)),
         ("page", store.page_now("acme", identity, None, 10).map(drop)),
         ("generation", store.generation_now().map(drop)),
@@ -89,6 +110,10 @@ fn reads(store: &Store<Memory>) -> Vec<(&'static str, Result<(), StoreError>)> {
         ("record", store.record_now(0, &[incoming(1, EventType::Click, "new")]).map(drop)),
         ("earlier", store.record_now(0, &[incoming(0, EventType::Conversion, "earlier")]).map(drop)),
         ("commit", store.commit_now(0, &[edition(9)], 9).map(drop)),
+        ("scores", store.scores_now(&[query]).map(drop)),
+        ("put_scores", store.put_scores_now(0, &[scored(9).0], &[]).map(drop)),
+        ("owed", store.owed_now(0, 9).map(drop)),
+        ("settle", store.settle_now(0, &[scored(0).1]).map(drop)),
     ]
 }
 
@@ -143,6 +168,8 @@ fn a_store_with_a_damaged_table_says_so() {
         (Table::Names, &["journeys", "earlier"]),
         (Table::Editions, &["conversion", "commit"]),
         (Table::Effects, &["effects", "replay"]),
+        (Table::Scores, &["scores", "put_scores"]),
+        (Table::Owed, &["owed", "settle"]),
     ];
     for (table, named) in expected {
         let store = filled();

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, hash_map::Entry};
 
+use fail::fail_point;
 use model::EventHash;
 use proto::events::DecisionReason;
 
@@ -30,8 +31,8 @@ impl<K: Kv> Store<K> {
         editions: &[NewEdition],
         consumed_to: u64,
     ) -> Result<Vec<bool>, StoreError> {
-        let _writer = self.writer.lock();
-        let reader = Reader::new(self.kv.view());
+        let mut cache = self.writer.lock();
+        let reader = self.reader();
         let mut batch = Batch::default();
         let mut currents = HashMap::new();
         let mut stored = Vec::with_capacity(editions.len());
@@ -48,7 +49,9 @@ impl<K: Kv> Store<K> {
         }
         batch.put(Table::Meta, rows::consumed_key(partition), &OffsetRow { offset: consumed_to });
         drop(reader);
-        self.kv.write(batch)?;
+        fail_point!("journey_store::before_commit");
+        self.write(batch).inspect_err(|_| cache.clear())?;
+        fail_point!("journey_store::after_commit");
         Ok(stored)
     }
 
@@ -58,7 +61,7 @@ impl<K: Kv> Store<K> {
         tenant: &str,
         conversion_id: &str,
     ) -> Result<Option<DecidedConversion>, StoreError> {
-        let reader = Reader::new(self.kv.view());
+        let reader = self.reader();
         let Some(conversion) = conversion(&reader, tenant, conversion_id)? else {
             return Ok(None);
         };

@@ -13,7 +13,7 @@ use proto::events::Event;
 use crate::{
     JourneyQuery, Page, StoreError, StoredConversion, StoredJourney,
     kv::{Kv, Payload, Reader, Table, View, damaged},
-    persons,
+    persons::{self, State},
     rows::{self, ConversionRow, EmptyRow, IdentityRow, SeenRow},
     store::Store,
 };
@@ -35,6 +35,14 @@ struct Row<S> {
     payload: Payload<S>,
 }
 
+/// Who an identity is.
+struct Person {
+    id: IdentityHash,
+    shared: bool,
+    /// The identities that count as the person, each with what is known of it.
+    members: Vec<(IdentityHash, State)>,
+}
+
 // === impl Store ===
 
 impl<K: Kv> Store<K> {
@@ -43,7 +51,7 @@ impl<K: Kv> Store<K> {
         &self,
         queries: &[JourneyQuery],
     ) -> Result<Vec<Option<StoredJourney>>, StoreError> {
-        let reader = Reader::new(self.kv.view());
+        let reader = self.reader();
         queries.iter().map(|query| journey(&reader, query)).collect()
     }
 
@@ -55,14 +63,14 @@ impl<K: Kv> Store<K> {
         after: Option<(i64, String)>,
         limit: usize,
     ) -> Result<Option<Page>, StoreError> {
-        let reader = Reader::new(self.kv.view());
+        let reader = self.reader();
         let known: Option<IdentityRow> = reader.get(Table::Identities, &identity.0)?;
         if known.is_none_or(|row| row.tenant != tenant) {
             return Ok(None);
         }
-        let (person, shared, members) = person(&reader, identity)?;
+        let Person { id: person, shared, members } = person(&reader, identity)?;
         let mut identities = Vec::with_capacity(members.len());
-        for member in &members {
+        for (member, _) in &members {
             let row: Option<IdentityRow> = reader.get(Table::Identities, &member.0)?;
             let row = row.ok_or_else(|| damaged(Table::Identities))?;
             identities.push((row.kind()?, row.value));
@@ -113,54 +121,50 @@ fn journey<V: View>(reader: &Reader<V>, query: &JourneyQuery) -> Result<Option<S
     };
     let time = rows::time_millis(&conversion.event).ok_or_else(|| damaged(Table::Conversions))?;
     let from = time.saturating_sub(WINDOW_MILLIS_MAX);
-    let (person, shared, members) = person(reader, conversion.home)?;
+    let Person { id: person, shared, members } = person(reader, conversion.home)?;
 
-    let timelines = members
-        .iter()
-        .map(|home| {
-            timeline(
-                reader,
-                Table::Touches,
-                rows::timeline_key(*home, from, "")..rows::timeline_end(*home, time),
-            )
-        })
-        .map(Iterator::rev)
-        .collect();
-    let mut touches = merge(timelines, Direction::Newest, JOURNEY_TOUCHES_MAX + 1)?;
-    touches.reverse();
-
-    let mut previous_conversion_millis = None;
-    for home in &members {
-        let name = &conversion.event.conversion;
-        let to = rows::name_key(*home, name, time, &query.conversion_id);
-        let mut names = reader.range(Table::Names, rows::name_key(*home, name, from, "")..to);
-        if let Some(pair) = names.next_back() {
-            let (key, payload) = pair?;
-            payload.decode::<EmptyRow>(Table::Names)?;
-            let (time, _) = rows::timeline_parts(Table::Names, rows::name_order(&key))?;
-            previous_conversion_millis = previous_conversion_millis.max(Some(time));
+    // Most identities of a person are never first in an event, and most have no second conversion: a range costs more than
+    // to know that.
+    let (mut timelines, mut previous_conversion_millis) = (Vec::new(), None);
+    for (home, state) in members {
+        if state.touched {
+            let keys = rows::timeline_key(home, from, "")..rows::timeline_end(home, time);
+            timelines.push(timeline(reader, Table::Touches, keys).rev());
+        }
+        if state.conversions > u64::from(home == conversion.home) {
+            let name = &conversion.event.conversion;
+            let keys =
+                rows::name_key(home, name, from, "")..rows::name_key(home, name, time, &query.conversion_id);
+            if let Some(pair) = reader.range(Table::Names, keys).next_back() {
+                let (key, payload) = pair?;
+                payload.decode::<EmptyRow>(Table::Names)?;
+                let (time, _) = rows::timeline_parts(Table::Names, rows::name_order(&key))?;
+                previous_conversion_millis = previous_conversion_millis.max(Some(time));
+            }
         }
     }
+    let mut touches = merge(timelines, Direction::Newest, JOURNEY_TOUCHES_MAX + 1)?;
+    touches.reverse();
     Ok(Some(StoredJourney { conversion, person, shared, touches, previous_conversion_millis }))
 }
 
-/// The person of an identity, whether its set is shared, and the identities that count as the person.
-fn person<V: View>(
-    reader: &Reader<V>,
-    identity: IdentityHash,
-) -> Result<(IdentityHash, bool, Vec<IdentityHash>), StoreError> {
+fn person<V: View>(reader: &Reader<V>, identity: IdentityHash) -> Result<Person, StoreError> {
     // Every event stores the state of its identities.
-    let state = persons::stored_state(reader, identity)?.ok_or_else(|| damaged(Table::Persons))?;
-    let members = match state.shared {
-        true => vec![identity],
-        false => persons::stored_members(reader, state.person)?,
-    };
-    Ok((state.person, state.shared, members))
+    let stored = |identity| persons::stored_state(reader, identity)?.ok_or_else(|| damaged(Table::Persons));
+    let state = stored(identity)?;
+    if state.shared {
+        return Ok(Person { id: identity, shared: true, members: vec![(identity, state)] });
+    }
+    let members = persons::stored_members(reader, state.person)?.into_iter().map(|member| match member {
+        member if member == identity => Ok((member, state)),
+        member => Ok((member, stored(member)?)),
+    });
+    Ok(Person { id: state.person, shared: false, members: members.collect::<Result<_, StoreError>>()? })
 }
 
 fn page_events<V: View>(
     reader: &Reader<V>,
-    members: &[IdentityHash],
+    members: &[(IdentityHash, State)],
     after: Option<(i64, String)>,
     limit: usize,
 ) -> Result<Vec<Event>, StoreError> {
@@ -174,7 +178,7 @@ fn page_events<V: View>(
     };
     let timelines = members
         .iter()
-        .flat_map(|home| [(Table::Touches, *home), (Table::Conversions, *home)])
+        .flat_map(|(home, _)| [(Table::Touches, *home), (Table::Conversions, *home)])
         .map(|(table, home)| timeline(reader, table, first(home)..rows::timeline_end(home, i64::MAX)))
         .collect();
     merge(timelines, Direction::Oldest, limit)

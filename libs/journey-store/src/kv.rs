@@ -2,12 +2,15 @@
 //!
 //! Owns the checksum on every value. A back-end knows nothing of events and persons.
 
-use std::ops::{Deref, Range};
+use std::{
+    ops::{Deref, Range},
+    sync::Arc,
+};
 
-use crate::StoreError;
+use crate::{StoreError, met::Met};
 
 /// The tables. The number is part of the checksum, the name part of the files: neither ever changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Table {
     /// Generation, consumed offsets, plans.
@@ -30,10 +33,14 @@ pub(crate) enum Table {
     Editions = 8,
     /// Partition, offset, kind, … → effect.
     Effects = 9,
+    /// Conversion hash, touch hash → score.
+    Scores = 10,
+    /// Partition, conversion hash → a score that is owed.
+    Owed = 11,
 }
 
 /// How many tables there are.
-pub(crate) const TABLES: usize = 10;
+pub(crate) const TABLES: usize = 12;
 
 /// A key and a value as a view yields them.
 pub(crate) type Pair<S> = (S, S);
@@ -75,14 +82,17 @@ pub(crate) trait View {
 }
 
 /// Writes that happen together. Of several writes to one key the last counts.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub(crate) struct Batch {
     /// Table, key, sealed value; no value: removed.
     pub(crate) writes: Vec<(Table, Vec<u8>, Option<Vec<u8>>)>,
 }
 
 /// A view that verifies what it reads.
-pub(crate) struct Reader<V>(V);
+pub(crate) struct Reader<V> {
+    view: V,
+    met: Option<Arc<Met>>,
+}
 
 /// A verified value, without its checksum.
 pub(crate) struct Payload<S>(S);
@@ -105,6 +115,8 @@ impl Table {
             Self::Names => "names",
             Self::Editions => "editions",
             Self::Effects => "effects",
+            Self::Scores => "scores",
+            Self::Owed => "owed",
         }
     }
 }
@@ -112,10 +124,19 @@ impl Table {
 // === impl Batch ===
 
 impl Batch {
+    /// With place for this many writes.
+    pub(crate) fn with_capacity(writes: usize) -> Self {
+        Self { writes: Vec::with_capacity(writes) }
+    }
+
     /// Writes a message.
     pub(crate) fn put(&mut self, table: Table, key: Vec<u8>, value: &impl prost::Message) {
-        let mut bytes = Vec::with_capacity(value.encoded_len() + CHECKSUM_BYTES);
-        value.encode_raw(&mut bytes);
+        let bytes = sealed(table, &key, value);
+        self.writes.push((table, key, Some(bytes)));
+    }
+
+    /// Writes an encoded message.
+    pub(crate) fn put_encoded(&mut self, table: Table, key: Vec<u8>, mut bytes: Vec<u8>) {
         bytes.extend_from_slice(&checksum(table, &key, &bytes).to_le_bytes());
         self.writes.push((table, key, Some(bytes)));
     }
@@ -130,7 +151,12 @@ impl Batch {
 
 impl<V: View> Reader<V> {
     pub(crate) fn new(view: V) -> Self {
-        Self(view)
+        Self { view, met: None }
+    }
+
+    /// One that does not ask for what certainly is not there.
+    pub(crate) fn excluding(view: V, met: &Arc<Met>) -> Self {
+        Self { view, met: Some(Arc::clone(met)) }
     }
 
     /// The message of a key.
@@ -139,7 +165,7 @@ impl<V: View> Reader<V> {
         table: Table,
         key: &[u8],
     ) -> Result<Option<M>, StoreError> {
-        match self.0.get(table, key)? {
+        match self.stored(table, key)? {
             Some(value) => Payload::verify(table, key, value)?.decode(table).map(Some),
             None => Ok(None),
         }
@@ -147,7 +173,7 @@ impl<V: View> Reader<V> {
 
     /// Whether there is a key; its value is verified as well.
     pub(crate) fn contains(&self, table: Table, key: &[u8]) -> Result<bool, StoreError> {
-        match self.0.get(table, key)? {
+        match self.stored(table, key)? {
             Some(value) => Payload::verify(table, key, value).map(|_| true),
             None => Ok(false),
         }
@@ -159,11 +185,18 @@ impl<V: View> Reader<V> {
         table: Table,
         keys: Range<Vec<u8>>,
     ) -> impl DoubleEndedIterator<Item = Result<(V::Slice, Payload<V::Slice>), StoreError>> {
-        self.0.range(table, keys).map(move |pair| {
+        self.view.range(table, keys).map(move |pair| {
             let (key, value) = pair?;
             let payload = Payload::verify(table, &key, value)?;
             Ok((key, payload))
         })
+    }
+
+    fn stored(&self, table: Table, key: &[u8]) -> Result<Option<V::Slice>, StoreError> {
+        match self.met.as_ref().is_none_or(|met| met.may_have(table, key)) {
+            true => self.view.get(table, key),
+            false => Ok(None),
+        }
     }
 }
 
@@ -171,10 +204,8 @@ impl<V: View> Reader<V> {
 
 impl<S: Deref<Target = [u8]>> Payload<S> {
     fn verify(table: Table, key: &[u8], value: S) -> Result<Self, StoreError> {
-        let intact = value
-            .split_last_chunk::<CHECKSUM_BYTES>()
-            .is_some_and(|(payload, sum)| checksum(table, key, payload) == u32::from_le_bytes(*sum));
-        if intact { Ok(Self(value)) } else { Err(damaged(table)) }
+        opened(table, key, &value)?;
+        Ok(Self(value))
     }
 
     /// The message in it.
@@ -187,6 +218,23 @@ impl<S: Deref<Target = [u8]>> Payload<S> {
 /// The error for a value that is not what was written.
 pub(crate) fn damaged(table: Table) -> StoreError {
     StoreError::Corrupt(format!("in table {}", table.name()))
+}
+
+/// A message with the checksum over its table, its key and itself.
+pub(crate) fn sealed(table: Table, key: &[u8], value: &impl prost::Message) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(value.encoded_len() + CHECKSUM_BYTES);
+    value.encode_raw(&mut bytes);
+    bytes.extend_from_slice(&checksum(table, key, &bytes).to_le_bytes());
+    bytes
+}
+
+/// What was sealed, without its checksum.
+pub(crate) fn opened<'a>(table: Table, key: &[u8], value: &'a [u8]) -> Result<&'a [u8], StoreError> {
+    value
+        .split_last_chunk::<CHECKSUM_BYTES>()
+        .filter(|(payload, sum)| checksum(table, key, payload) == u32::from_le_bytes(**sum))
+        .map(|(payload, _)| payload)
+        .ok_or_else(|| damaged(table))
 }
 
 fn checksum(table: Table, key: &[u8], payload: &[u8]) -> u32 {

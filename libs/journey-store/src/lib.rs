@@ -7,14 +7,21 @@ mod affected;
 #[cfg(test)]
 mod damage_tests;
 mod editions;
+mod explained;
+mod folding;
 mod journeys;
 mod kv;
 mod local;
 mod memory;
+mod met;
+mod metrics;
 mod outbox;
 mod persons;
 mod record;
 mod rows;
+mod scores;
+mod scylla;
+pub mod simulated;
 mod store;
 mod url;
 mod witness;
@@ -27,7 +34,10 @@ use model::IdentityHash;
 use proto::events::{DecisionReason, Event};
 use thiserror::Error;
 
-use crate::{local::Local, memory::Memory, store::Store, url::Location};
+use crate::{local::Local, memory::Memory, scylla::Scylla, store::Store, url::Location};
+
+pub use explained::{EVENT_ID_BYTES_MAX, conceal, event_millis, explained, time_millis};
+pub use scores::{NewScores, Owed, Scores, TouchScore};
 
 /// The most identities of one person; a larger set is shared, and none of its links is followed.
 pub const IDENTITIES_MAX: usize = 100;
@@ -64,8 +74,10 @@ pub struct Incoming {
 /// What `record` found out about one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// This position is the first with its event id (also when the same position is met again after a restart).
+    /// The id was never met before; from now on this position is its first.
     First,
+    /// The position is the id's first, and was recorded before: by a process before this one, or by a call that failed.
+    Replayed,
     /// The id was met at an earlier position: the event changes nothing.
     Repeat,
 }
@@ -247,12 +259,29 @@ pub struct Plan {
     pub to: u64,
 }
 
+impl Plan {
+    /// Whether it comes right after the last plan.
+    pub(crate) fn check_follows(self, last: Option<Self>) -> Result<(), StoreError> {
+        let Self { batch, from, to } = self;
+        let (last_batch, last_to) = last.map_or((0, 0), |last| (last.batch, last.to));
+        if last_batch.checked_add(1) == Some(batch) && last_to <= from && from < to {
+            return Ok(());
+        }
+        Err(StoreError::Unavailable(format!(
+            "batch {batch} of records {from} to {to} does not follow batch {last_batch}, which ends at {last_to}"
+        )))
+    }
+}
+
 /// Why the store could not do what was asked.
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// It certainly did not happen.
     #[error("the journey store refuses: {0}")]
     Unavailable(String),
+    /// Another process began a new generation: what is known of positions counts no more, the process has to start again.
+    #[error("another process began a new generation of the journey store: start again from its positions")]
+    Superseded,
     /// It may have happened; every write may be repeated.
     #[error("the journey store did not confirm: {0}")]
     Indeterminate(String),
@@ -329,6 +358,9 @@ pub trait Outbox: Send + Sync + 'static {
     async fn plan(&self, partition: u32) -> Result<Option<Plan>, StoreError>;
 
     /// Stores a plan, durable on return together with everything written before. Effects before `plan.from` may go.
+    ///
+    /// Taken is the successor of the last plan, or that one again; of two processes that plan the same batch one is refused,
+    /// and has to start over from the plan that is stored.
     async fn put_plan(&self, partition: u32, plan: Plan) -> Result<(), StoreError>;
 }
 
@@ -341,13 +373,15 @@ pub struct Generation {
     pub id: u128,
 }
 
-/// The two sides of one store.
+/// The sides of one store.
 #[derive(Clone)]
 pub struct Stores {
     /// Persons and decisions.
     pub journeys: Arc<dyn JourneyStore>,
     /// What the warehouse is owed.
     pub outbox: Arc<dyn Outbox>,
+    /// Scores of touches.
+    pub scores: Arc<dyn Scores>,
 }
 
 /// Opens the store that the URL names.
@@ -355,6 +389,12 @@ pub struct Stores {
 /// `memory://` is gone with the process. `file:///path?cache_bytes_max=…` is a folder of this store's own, made if there is
 /// none; the cache of blocks is 64 MiB unless said otherwise, at least 1 MiB. Of two processes the second one is refused, and
 /// so is a folder of a newer format, before anything is written.
+///
+/// `scylla://host,host/keyspace?…` is a keyspace of ScyllaDB or Cassandra, made if there is none, and shared by all processes
+/// that open it. Its parameters: `user` and `password` (or `SCYLLA_USER` and `SCYLLA_PASSWORD` in the environment), `tls_ca`
+/// (a file with the certificates that servers are checked against; without it connections are not encrypted), `datacenter`
+/// (the only one asked), `replicas` (of a keyspace that is made; 3), `in_flight_max` (requests at once; 256) and
+/// `timeout_millis` (of one request; 10,000).
 pub async fn open(url: &str) -> Result<Stores, StoreError> {
     match url::parse(url)? {
         Location::Memory => Ok(stores(Store::new(Memory::default()))),
@@ -364,10 +404,22 @@ pub async fn open(url: &str) -> Result<Stores, StoreError> {
             let local = opened.map_err(|error| StoreError::Corrupt(format!("{url}: {error}")))??;
             Ok(stores(Store::new(local)))
         }
+        Location::Scylla(settings) => Ok(stores(Scylla::open(&settings).await?)),
     }
 }
 
-fn stores<K: kv::Kv>(store: Store<K>) -> Stores {
+/// Checks, without writing anything, that [`open`] would find a store of its own format, or none.
+///
+/// # Errors
+/// What [`open`] refuses too: another format, or a folder that is no journey store.
+pub fn check(url: &str) -> Result<(), StoreError> {
+    match url::parse(url)? {
+        Location::Memory | Location::Scylla(_) => Ok(()),
+        Location::File { path, .. } => local::has_known_format(&path).map(drop),
+    }
+}
+
+fn stores<S: JourneyStore + Outbox + Scores>(store: S) -> Stores {
     let store = Arc::new(store);
-    Stores { journeys: Arc::clone(&store) as Arc<dyn JourneyStore>, outbox: store }
+    Stores { journeys: Arc::<S>::clone(&store), outbox: Arc::<S>::clone(&store), scores: store }
 }

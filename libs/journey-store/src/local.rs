@@ -9,14 +9,19 @@ use std::{
     fs::{self, File},
     io::{ErrorKind, Write},
     ops::{Deref, Range},
-    path::Path,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use fjall::{
-    Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot,
-    config::{BlockSizePolicy, FilterPolicy, FilterPolicyEntry},
+    CompressionType, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable,
+    Snapshot, UserKey,
+    config::{BlockSizePolicy, FilterPolicy, FilterPolicyEntry, PinningPolicy},
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::{
     StoreError,
@@ -25,22 +30,31 @@ use crate::{
     witness::Witness,
 };
 
+/// A folder with a database, opened again after a write to it failed: fjall takes no more writes then.
+pub(crate) struct Local {
+    path: PathBuf,
+    cache_bytes_max: u64,
+    /// Nothing after a failure, until it can be opened again.
+    tables: RwLock<Option<Arc<Tables>>>,
+    witness: Mutex<Witness>,
+    /// Held from the choice of a durable point to its witness.
+    persisting: Mutex<()>,
+}
+
 /// The tables in two keyspaces of one database, each key behind the number of its table. They share a journal, so a batch
 /// over both is atomic. Every keyspace more costs 60 ms when a store is made.
-pub(crate) struct Local {
+struct Tables {
     database: Database,
     /// Tables that are asked for single keys.
     points: Keyspace,
     /// Tables that are read in order.
     orders: Keyspace,
-    witness: Mutex<Witness>,
+    /// Whether a write failed.
+    failed: AtomicBool,
 }
 
-/// A snapshot of both keyspaces.
-pub(crate) struct LocalView<'a> {
-    local: &'a Local,
-    snapshot: Snapshot,
-}
+/// A snapshot of both keyspaces; nothing while the database is not open.
+pub(crate) struct LocalView(Option<(Snapshot, Arc<Tables>)>);
 
 /// Bytes in a block of fjall's cache.
 pub(crate) struct Stored {
@@ -50,7 +64,7 @@ pub(crate) struct Stored {
 }
 
 /// The version of everything in the folder.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const FORMAT_FILE: &str = "FORMAT";
 const WITNESS_FILE: &str = "DURABLE";
 const DATABASE_FOLDER: &str = "tables";
@@ -58,6 +72,10 @@ const DATABASE_FOLDER: &str = "tables";
 const JOURNAL_BYTES_MAX: u64 = 256 << 20;
 /// Blocks of tables that are read in order.
 const ORDER_BLOCK_BYTES: u32 = 16 << 10;
+/// Keys with their prefix that are made without an allocation: all but those of long event ids.
+const SHORT_KEY_BYTES_MAX: usize = 64;
+/// With more threads fjall's first one hands the others' work back and forth as long as there is any.
+const WORKER_THREADS: usize = 1;
 /// Where the number of the last durable point is, in `meta`.
 const POINT_KEY: &[u8] = &[0];
 
@@ -66,10 +84,67 @@ const POINT_KEY: &[u8] = &[0];
 impl Local {
     /// Opens or makes the folder.
     pub(crate) fn open(path: &Path, cache_bytes_max: u64) -> Result<Self, StoreError> {
-        check_format(path)?;
+        if !has_known_format(path)? {
+            make(path, &marker(FORMAT)).map_err(|error| unusable(path, &error))?;
+        }
+        let witness = path.join(WITNESS_FILE);
+        if !witness.exists() {
+            // It is made last: what a making that was cut short has left holds nothing, and cannot be opened.
+            discard(&path.join(DATABASE_FOLDER)).map_err(|error| unusable(path, &error))?;
+        }
+        let tables = Tables::open(path, cache_bytes_max)?;
+        let witness = Witness::open(&witness)?;
+        // Names made by a process that was killed before it synced the folder are seen and may not survive.
+        File::open(path).and_then(|folder| folder.sync_all()).map_err(|error| unusable(path, &error))?;
+        let tables = tables.check(path, &witness)?;
+        Ok(Self {
+            path: path.to_owned(),
+            cache_bytes_max,
+            tables: RwLock::new(Some(tables)),
+            witness: Mutex::new(witness),
+            persisting: Mutex::default(),
+        })
+    }
+
+    /// Writes, and remembers a failure. What was cached of a database that is opened again here must be dropped, so the
+    /// write that finds it so fails.
+    fn try_write<T>(&self, write: impl FnOnce(&Tables) -> Result<T, fjall::Error>) -> Result<T, StoreError> {
+        let tables = self.tables.read().clone().filter(|tables| !tables.failed.load(Ordering::Acquire));
+        let Some(tables) = tables else {
+            self.reopen()?;
+            return Err(StoreError::Unavailable("it was opened again after a failed write".to_owned()));
+        };
+        write(&tables).map_err(|error| {
+            tables.failed.store(true, Ordering::Release);
+            indeterminate(error)
+        })
+    }
+
+    fn reopen(&self) -> Result<(), StoreError> {
+        let mut slot = self.tables.write();
+        if let Some(failed) = slot.take() {
+            // Its lock on the folder goes with it, and with everyone who still reads.
+            if let Err(read) = Arc::try_unwrap(failed).map(drop) {
+                *slot = Some(read);
+                return Err(StoreError::Unavailable("a write failed, and somebody still reads".to_owned()));
+            }
+        }
+        let tables = Tables::open(&self.path, self.cache_bytes_max)?;
+        *slot = Some(tables.check(&self.path, &self.witness.lock())?);
+        Ok(())
+    }
+}
+
+// === impl Tables ===
+
+impl Tables {
+    fn open(path: &Path, cache_bytes_max: u64) -> Result<Self, StoreError> {
         let database = Database::builder(path.join(DATABASE_FOLDER))
             .cache_size(cache_bytes_max)
             .max_journaling_size(JOURNAL_BYTES_MAX)
+            // It is short-lived: to compress a decision of many touches takes longer than to write it.
+            .journal_compression(CompressionType::None)
+            .worker_threads(WORKER_THREADS)
             .open()
             .map_err(|error| match error {
                 fjall::Error::Locked => {
@@ -78,19 +153,22 @@ impl Local {
                 error => determinate(error),
             })?;
         let keyspace = |name, options: fn() -> KeyspaceCreateOptions| database.keyspace(name, options);
-        let points = keyspace("points", KeyspaceCreateOptions::default).map_err(determinate)?;
+        let points = keyspace("points", point_options).map_err(determinate)?;
         let orders = keyspace("orders", order_options).map_err(determinate)?;
-        let witness = Witness::open(&path.join(WITNESS_FILE))?;
-        let seen = witness.point();
-        let local = Self { database, points, orders, witness: Mutex::new(witness) };
-        let point: Option<OffsetRow> = Reader::new(local.view()).get(Table::Meta, POINT_KEY)?;
-        if point.map_or(0, |row| row.offset) < seen {
+        Ok(Self { database, points, orders, failed: AtomicBool::new(false) })
+    }
+
+    /// Refuses a database that is behind its witness.
+    fn check(self, path: &Path, witness: &Witness) -> Result<Arc<Self>, StoreError> {
+        let tables = Arc::new(self);
+        let point: Option<OffsetRow> = Reader::new(LocalView::of(&tables)).get(Table::Meta, POINT_KEY)?;
+        if point.map_or(0, |row| row.offset) < witness.point() {
             return Err(StoreError::Corrupt(format!(
                 "{} lost writes that were durable: move it away, and it is made again from the log",
                 path.display(),
             )));
         }
-        Ok(local)
+        Ok(tables)
     }
 
     fn keyspace(&self, table: Table) -> &Keyspace {
@@ -102,49 +180,65 @@ impl Local {
 }
 
 impl Kv for Local {
-    type View<'a> = LocalView<'a>;
+    type View<'a> = LocalView;
 
-    fn view(&self) -> LocalView<'_> {
-        LocalView { local: self, snapshot: self.database.snapshot() }
+    fn view(&self) -> LocalView {
+        self.tables.read().as_ref().map_or(LocalView(None), LocalView::of)
     }
 
-    fn write(&self, batch: Batch) -> Result<(), StoreError> {
-        let mut writes = self.database.batch();
-        for (table, key, value) in batch.writes {
-            let (keyspace, key) = (self.keyspace(table), prefixed(table, &key));
-            match value {
-                Some(value) => writes.insert(keyspace, key, value),
-                None => writes.remove(keyspace, key),
+    fn write(&self, mut batch: Batch) -> Result<(), StoreError> {
+        // Neighbours are found on the way from one to the next: in random order every insert misses the
+        // processor's cache. The first bytes are enough for that, and compared without following a pointer.
+        // A stable sort: of several writes to one key the last counts.
+        batch.writes.sort_by_cached_key(|(table, key, _)| (*table as u8, head(key)));
+        self.try_write(|tables| {
+            let writes = OwnedWriteBatch::with_capacity(tables.database.clone(), batch.writes.len());
+            // With the operating system when it returns.
+            let mut writes = writes.durability(Some(PersistMode::Buffer));
+            for (table, key, value) in batch.writes {
+                let (keyspace, key) =
+                    (tables.keyspace(table), with_prefix(table, &key, |key| UserKey::from(key)));
+                match value {
+                    Some(value) => writes.insert(keyspace, key, value),
+                    None => writes.remove(keyspace, key),
+                }
             }
-        }
-        writes.commit().map_err(indeterminate)
+            writes.commit()
+        })
     }
 
     fn persist(&self) -> Result<(), StoreError> {
-        let mut witness = self.witness.lock();
-        let point = witness.point() + 1;
+        let _persisting = self.persisting.lock();
+        let point = self.witness.lock().point() + 1;
         let mut batch = Batch::default();
         batch.put(Table::Meta, POINT_KEY.to_vec(), &OffsetRow { offset: point });
         self.write(batch)?;
-        self.database.persist(PersistMode::SyncAll).map_err(indeterminate)?;
-        witness.advance(point)
+        self.try_write(|tables| tables.database.persist(PersistMode::SyncAll))?;
+        self.witness.lock().advance(point)
     }
 
     fn clear(&self) -> Result<(), StoreError> {
         // What is thrown away was durable.
         self.witness.lock().forget()?;
-        self.points.clear().and_then(|()| self.orders.clear()).map_err(indeterminate)
+        self.try_write(|tables| tables.points.clear().and_then(|()| tables.orders.clear()))
     }
 }
 
 // === impl LocalView ===
 
-impl View for LocalView<'_> {
+impl LocalView {
+    fn of(tables: &Arc<Tables>) -> Self {
+        Self(Some((tables.database.snapshot(), Arc::clone(tables))))
+    }
+}
+
+impl View for LocalView {
     type Slice = Stored;
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Stored>, StoreError> {
-        let value =
-            self.snapshot.get(self.local.keyspace(table), prefixed(table, key)).map_err(determinate)?;
+        let (snapshot, tables) = self.0.as_ref().ok_or_else(not_open)?;
+        let value = with_prefix(table, key, |key| snapshot.get(tables.keyspace(table), key));
+        let value = value.map_err(determinate)?;
         Ok(value.map(|bytes| Stored { bytes, skip: 0 }))
     }
 
@@ -154,10 +248,14 @@ impl View for LocalView<'_> {
         keys: Range<Vec<u8>>,
     ) -> impl DoubleEndedIterator<Item = Result<Pair<Stored>, StoreError>> {
         let keys = prefixed(table, &keys.start)..prefixed(table, &keys.end.max(keys.start));
-        self.snapshot.range(self.local.keyspace(table), keys).map(|guard| {
-            let (key, value) = guard.into_inner().map_err(determinate)?;
-            Ok((Stored { bytes: key, skip: 1 }, Stored { bytes: value, skip: 0 }))
-        })
+        let closed = self.0.is_none().then(|| Err(not_open()));
+        let open = self.0.iter().flat_map(move |(snapshot, tables)| {
+            snapshot.range(tables.keyspace(table), keys.clone()).map(|guard| {
+                let (key, value) = guard.into_inner().map_err(determinate)?;
+                Ok((Stored { bytes: key, skip: 1 }, Stored { bytes: value, skip: 0 }))
+            })
+        });
+        closed.into_iter().chain(open)
     }
 }
 
@@ -172,33 +270,63 @@ impl Deref for Stored {
 }
 
 fn prefixed(table: Table, key: &[u8]) -> Vec<u8> {
-    let mut prefixed = Vec::with_capacity(1 + key.len());
-    prefixed.push(table as u8);
-    prefixed.extend_from_slice(key);
-    prefixed
+    with_prefix(table, key, <[u8]>::to_vec)
 }
 
-/// Larger blocks, and no filter: it would never be asked.
+/// Hands on the key behind the number of its table: on the stack, unless it is long.
+fn with_prefix<T>(table: Table, key: &[u8], take: impl FnOnce(&[u8]) -> T) -> T {
+    let mut short = [0; SHORT_KEY_BYTES_MAX];
+    match short.get_mut(..=key.len()) {
+        Some(prefixed) => {
+            prefixed[0] = table as u8;
+            prefixed[1..].copy_from_slice(key);
+            take(prefixed)
+        }
+        None => take(&[&[table as u8][..], key].concat()),
+    }
+}
+
+/// What keys sort by first.
+fn head(key: &[u8]) -> u64 {
+    let mut head = [0; 8];
+    let len = key.len().min(head.len());
+    head[..len].copy_from_slice(&key[..len]);
+    u64::from_be_bytes(head)
+}
+
+/// Filters and indices stay in memory, less than 2 bytes of each key: a look-up asks one of every table on its way, and
+/// would read a megabyte again that was dropped for other blocks.
+fn point_options() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default()
+        .filter_block_pinning_policy(PinningPolicy::all(true))
+        .index_block_pinning_policy(PinningPolicy::all(true))
+}
+
+/// Larger blocks, their indices in memory, and no filter: it would never be asked.
 fn order_options() -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default()
         .data_block_size_policy(BlockSizePolicy::all(ORDER_BLOCK_BYTES))
+        .index_block_pinning_policy(PinningPolicy::all(true))
         .filter_policy(FilterPolicy::all(FilterPolicyEntry::None))
 }
 
-/// Checks the version of a folder, or marks a new one; anything else in the way is left alone.
-fn check_format(path: &Path) -> Result<(), StoreError> {
+fn marker(format: u32) -> String {
+    let text = format!("journey-store {format}");
+    format!("{text} {:08x}\n", crc32c::crc32c(text.as_bytes()))
+}
+
+/// Whether a folder is marked as a store of this format; false where there is nothing yet, an error for anything else that
+/// is in the way. Writes nothing.
+pub(crate) fn has_known_format(path: &Path) -> Result<bool, StoreError> {
     let file = path.join(FORMAT_FILE);
-    let marker = |format: u32| {
-        let text = format!("journey-store {format}");
-        format!("{text} {:08x}\n", crc32c::crc32c(text.as_bytes()))
-    };
     match fs::read_to_string(&file) {
-        Ok(text) if text == marker(FORMAT) => Ok(()),
+        Ok(text) if text == marker(FORMAT) => Ok(true),
         Ok(text) => {
             let format = text.split(' ').nth(1).and_then(|format| format.parse().ok());
             match format.filter(|format| text == marker(*format)) {
                 Some(format) => Err(StoreError::Unavailable(format!(
-                    "{} has format {format}, this program reads {FORMAT}: use the program that wrote it",
+                    "{} has format {format}, this program reads {FORMAT}: use the program that wrote it, or move the \
+                     folder away, and it is made again from the log",
                     path.display(),
                 ))),
                 None => Err(StoreError::Corrupt(format!("{} cannot be read", file.display()))),
@@ -213,7 +341,7 @@ fn check_format(path: &Path) -> Result<(), StoreError> {
                     path.display(),
                 )));
             }
-            make(path, &marker(FORMAT)).map_err(|error| unusable(path, &error))
+            Ok(false)
         }
         Err(error) if error.kind() == ErrorKind::InvalidData => {
             Err(StoreError::Corrupt(format!("{} cannot be read", file.display())))
@@ -229,6 +357,13 @@ fn is_draft(entry: &fs::DirEntry) -> bool {
 
 fn draft_name() -> String {
     format!("{FORMAT_FILE}.new")
+}
+
+fn discard(folder: &Path) -> std::io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 fn make(path: &Path, marker: &str) -> std::io::Result<()> {
@@ -256,12 +391,13 @@ fn determinate(error: fjall::Error) -> StoreError {
     }
 }
 
-// After a failed write fjall refuses all further ones until it is opened again.
+fn not_open() -> StoreError {
+    StoreError::Unavailable("it could not be opened again yet after a failed write".to_owned())
+}
+
 fn indeterminate(error: fjall::Error) -> StoreError {
     match error {
-        fjall::Error::Poisoned => {
-            StoreError::Unavailable("a write failed before; restart on a healthy disk".to_owned())
-        }
+        fjall::Error::Poisoned => StoreError::Unavailable("a write failed before".to_owned()),
         error if is_damage(&error) => StoreError::Corrupt(error.to_string()),
         error => StoreError::Indeterminate(error.to_string()),
     }

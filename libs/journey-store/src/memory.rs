@@ -13,7 +13,7 @@ use crate::{
     kv::{Batch, Kv, Pair, TABLES, Table, View},
 };
 
-type Tables = [BTreeMap<Bytes, Bytes>; TABLES];
+pub(crate) type Tables = [BTreeMap<Bytes, Bytes>; TABLES];
 
 /// The tables under one lock: a view holds it, so it must not be kept longer than one answer.
 #[derive(Default)]
@@ -34,14 +34,7 @@ impl Kv for Memory {
     }
 
     fn write(&self, batch: Batch) -> Result<(), StoreError> {
-        let mut tables = self.tables.write();
-        for (table, key, value) in batch.writes {
-            let table = &mut tables[table as usize];
-            match value {
-                Some(value) => table.insert(key.into(), value.into()),
-                None => table.remove(&key[..]),
-            };
-        }
+        apply(&mut self.tables.write(), batch);
         Ok(())
     }
 
@@ -74,5 +67,16 @@ impl View for MemoryView<'_> {
         self.0[table as usize]
             .range::<[u8], _>((Bound::Included(&from[..]), Bound::Excluded(&to[..])))
             .map(|(key, value)| Ok((key.clone(), value.clone())))
+    }
+}
+
+/// Applies a batch.
+pub(crate) fn apply(tables: &mut Tables, batch: Batch) {
+    for (table, key, value) in batch.writes {
+        let table = &mut tables[table as usize];
+        match value {
+            Some(value) => table.insert(key.into(), value.into()),
+            None => table.remove(&key[..]),
+        };
     }
 }

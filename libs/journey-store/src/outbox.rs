@@ -1,5 +1,7 @@
 //! What the warehouse is owed, and the store's own generation.
 
+use fail::fail_point;
+
 use crate::{
     EditionChange, Effects, Generation, IdentityChange, Plan, StoreError,
     kv::{Batch, Kv, Reader, Table},
@@ -26,12 +28,14 @@ impl<K: Kv> Store<K> {
         cache.clear();
         let mut batch = Batch::default();
         batch.remove(Table::Meta, rows::generation_key());
-        self.kv.write(batch)?;
+        self.write(batch)?;
         self.kv.persist()?;
+        fail_point!("journey_store::before_clear");
         self.kv.clear()?;
+        fail_point!("journey_store::after_clear");
         let mut batch = Batch::default();
         batch.put(Table::Meta, rows::generation_key(), &GenerationRow::from(generation));
-        self.kv.write(batch)?;
+        self.write(batch)?;
         self.kv.persist()
     }
 
@@ -90,19 +94,24 @@ impl<K: Kv> Store<K> {
 
     /// See [`crate::Outbox::put_plan`].
     pub(crate) fn put_plan_now(&self, partition: u32, plan: Plan) -> Result<(), StoreError> {
-        let writer = self.writer.lock();
+        let mut cache = self.writer.lock();
         let mut batch = Batch::default();
         batch.put(Table::Meta, rows::plan_key(partition), &PlanRow::from(plan));
         // What the plan before last covered is gone already, and its removed keys are slow to walk over.
-        let from = self.plan_now(partition)?.map_or(0, |last| last.from);
+        let last = self.plan_now(partition)?;
+        if last != Some(plan) {
+            plan.check_follows(last)?;
+        }
+        let from = last.map_or(0, |last| last.from);
         let reader = Reader::new(self.kv.view());
         let keys = rows::effects_key(partition, from)..rows::effects_key(partition, plan.from);
         for pair in reader.range(Table::Effects, keys) {
             batch.remove(Table::Effects, pair?.0.to_vec());
         }
         drop(reader);
-        self.kv.write(batch)?;
-        drop(writer);
+        self.write(batch).inspect_err(|_| cache.clear())?;
+        drop(cache);
+        fail_point!("journey_store::before_persist");
         self.kv.persist()
     }
 }

@@ -10,6 +10,7 @@ use proto::events::Event;
 
 use crate::{
     IDENTITIES_MAX, StoreError,
+    folding::Folding,
     kv::{Batch, Reader, Table, View},
     rows::{self, IdentityRow, MembersRow, PersonRow},
 };
@@ -21,21 +22,25 @@ pub(crate) struct State {
     pub(crate) shared: bool,
     /// The time of the latest conversion stored under this identity.
     pub(crate) latest_conversion_millis: Option<i64>,
+    /// How many conversions are stored under this identity.
+    pub(crate) conversions: u64,
+    /// Whether touches are.
+    pub(crate) touched: bool,
 }
 
 /// An identity of an event.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Named<'a> {
     pub(crate) hash: IdentityHash,
-    kind: IdentityKind,
-    value: &'a str,
+    pub(crate) kind: IdentityKind,
+    pub(crate) value: &'a str,
 }
 
 /// States of identities met lately, exactly as they are stored; bounded to twice [`CACHED_STATES_MAX`].
 #[derive(Default)]
 pub(crate) struct StateCache {
-    young: HashMap<IdentityHash, State>,
-    old: HashMap<IdentityHash, State>,
+    young: HashMap<IdentityHash, State, Folding>,
+    old: HashMap<IdentityHash, State, Folding>,
 }
 
 /// The persons as one batch of events leaves them: what is stored, with the changes on top.
@@ -43,8 +48,8 @@ pub(crate) struct Persons<'a, V> {
     reader: &'a Reader<V>,
     cache: &'a mut StateCache,
     /// Every identity looked at; `None`: never met.
-    states: HashMap<IdentityHash, Option<State>>,
-    changed: BTreeMap<IdentityHash, State>,
+    states: HashMap<IdentityHash, Option<State>, Folding>,
+    changed: HashMap<IdentityHash, State, Folding>,
     /// Sets that changed; `None`: gone.
     members: BTreeMap<IdentityHash, Option<Vec<IdentityHash>>>,
 }
@@ -58,14 +63,20 @@ pub(crate) struct Link {
     pub(crate) joined: bool,
 }
 
-/// About 25 MB for each of the two halves of the cache.
-const CACHED_STATES_MAX: usize = 250_000;
+/// About 70 MB for each of the two halves of the cache: a table of 2²⁰ places, as full as it gets.
+const CACHED_STATES_MAX: usize = (1 << 20) / 8 * 7;
 
 // === impl State ===
 
 impl State {
     fn alone(identity: IdentityHash) -> Self {
-        Self { person: identity, shared: false, latest_conversion_millis: None }
+        Self {
+            person: identity,
+            shared: false,
+            latest_conversion_millis: None,
+            conversions: 0,
+            touched: false,
+        }
     }
 
     fn from_row(identity: IdentityHash, row: &PersonRow) -> Result<Self, StoreError> {
@@ -73,7 +84,8 @@ impl State {
             [] => identity,
             person => rows::identity(Table::Persons, person)?,
         };
-        Ok(Self { person, shared: row.shared, latest_conversion_millis: row.latest_conversion_millis })
+        let PersonRow { shared, latest_conversion_millis, conversions, touched, .. } = *row;
+        Ok(Self { person, shared, latest_conversion_millis, conversions, touched })
     }
 
     fn to_row(self, identity: IdentityHash) -> PersonRow {
@@ -81,6 +93,8 @@ impl State {
             person: if self.person == identity { Vec::new() } else { self.person.0.to_vec() },
             shared: self.shared,
             latest_conversion_millis: self.latest_conversion_millis,
+            conversions: self.conversions,
+            touched: self.touched,
         }
     }
 }
@@ -132,7 +146,20 @@ impl StateCache {
 
 impl<'a, V: View> Persons<'a, V> {
     pub(crate) fn new(reader: &'a Reader<V>, cache: &'a mut StateCache) -> Self {
-        Self { reader, cache, states: HashMap::new(), changed: BTreeMap::new(), members: BTreeMap::new() }
+        Self {
+            reader,
+            cache,
+            states: HashMap::default(),
+            changed: HashMap::default(),
+            members: BTreeMap::new(),
+        }
+    }
+
+    /// Reads the states of identities that will be asked for, in the order of the table.
+    pub(crate) fn look_up(&mut self, mut identities: Vec<IdentityHash>) -> Result<(), StoreError> {
+        identities.sort_unstable();
+        identities.dedup();
+        identities.into_iter().try_for_each(|identity| self.lookup(identity).map(drop))
     }
 
     /// Makes the identities of an event known, and joins their sets.
@@ -163,11 +190,19 @@ impl<'a, V: View> Persons<'a, V> {
         Ok(Link { joined: !changed.is_empty(), changed })
     }
 
-    /// Notes the time of a conversion stored under `home`.
+    /// Notes a conversion that is stored under `home` for the first time.
     pub(crate) fn note_conversion(&mut self, home: IdentityHash, time_millis: i64) -> Result<(), StoreError> {
         let state = self.state(home)?;
-        if state.latest_conversion_millis < Some(time_millis) {
-            self.change(home, State { latest_conversion_millis: Some(time_millis), ..state });
+        let latest_conversion_millis = state.latest_conversion_millis.max(Some(time_millis));
+        self.change(home, State { latest_conversion_millis, conversions: state.conversions + 1, ..state });
+        Ok(())
+    }
+
+    /// Notes that a touch is stored under `home`.
+    pub(crate) fn note_touch(&mut self, home: IdentityHash) -> Result<(), StoreError> {
+        let state = self.state(home)?;
+        if !state.touched {
+            self.change(home, State { touched: true, ..state });
         }
         Ok(())
     }
@@ -186,7 +221,7 @@ impl<'a, V: View> Persons<'a, V> {
     }
 
     /// Adds what changed to the batch. Answers the states to cache once the batch is written.
-    pub(crate) fn finish(self, batch: &mut Batch) -> BTreeMap<IdentityHash, State> {
+    pub(crate) fn finish(self, batch: &mut Batch) -> HashMap<IdentityHash, State, Folding> {
         for (identity, state) in &self.changed {
             batch.put(Table::Persons, identity.0.to_vec(), &state.to_row(*identity));
         }
@@ -267,7 +302,7 @@ impl<'a, V: View> Persons<'a, V> {
 }
 
 /// Caches states that are now stored.
-pub(crate) fn remember(cache: &mut StateCache, states: BTreeMap<IdentityHash, State>) {
+pub(crate) fn remember(cache: &mut StateCache, states: HashMap<IdentityHash, State, Folding>) {
     for (identity, state) in states {
         cache.put(identity, state);
     }

@@ -2,17 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use fail::fail_point;
 use model::{EventHash, IdentityHash};
 use proto::events::EventType;
 
 use crate::{
     Incoming, Outcome, Position, Recorded, StoreError,
     affected::{self, Scans},
+    folding::Folding,
     kv::{Batch, Kv, Reader, Table, View},
     persons::{self, Link, Named, Persons},
     rows::{self, ConversionRow, EffectKey, EmptyRow, IdentityEffectRow, SeenRow},
     store::Store,
 };
+
+/// Rows of nearly every event at most.
+const ROWS_OF_EVENT: usize = 4;
 
 /// One call of `record`, before it is written.
 struct Recording<'a, V> {
@@ -20,8 +25,8 @@ struct Recording<'a, V> {
     reader: &'a Reader<V>,
     persons: Persons<'a, V>,
     batch: Batch,
-    /// Positions first met in this call.
-    seen: HashMap<EventHash, Position>,
+    /// First positions: those that are stored of this call's events, and those first met in it.
+    seen: HashMap<EventHash, Position, Folding>,
     wishes: Wishes,
 }
 
@@ -39,11 +44,11 @@ struct Wishes {
 }
 
 /// An event with what identifies it.
-struct Known<'a> {
-    incoming: &'a Incoming,
-    hash: EventHash,
-    identities: Vec<Named<'a>>,
-    time_millis: i64,
+pub(crate) struct Known<'a> {
+    pub(crate) incoming: &'a Incoming,
+    pub(crate) hash: EventHash,
+    pub(crate) identities: Vec<Named<'a>>,
+    pub(crate) time_millis: i64,
 }
 
 // === impl Store ===
@@ -52,31 +57,35 @@ impl<K: Kv> Store<K> {
     /// See [`crate::JourneyStore::record`].
     pub(crate) fn record_now(&self, partition: u32, events: &[Incoming]) -> Result<Recorded, StoreError> {
         let mut cache = self.writer.lock();
-        let reader = Reader::new(self.kv.view());
+        self.learn()?;
+        let reader = self.reader();
         let mut recording = Recording {
             partition,
             reader: &reader,
             persons: Persons::new(&reader, &mut cache),
-            batch: Batch::default(),
-            seen: HashMap::with_capacity(events.len()),
+            batch: Batch::with_capacity(events.len() * ROWS_OF_EVENT),
+            seen: HashMap::with_capacity_and_hasher(events.len(), Folding::default()),
             wishes: Wishes::default(),
         };
-        let mut outcomes = Vec::with_capacity(events.len());
-        for incoming in events {
-            outcomes.push(recording.event(Known::new(partition, incoming)?)?);
-        }
+        let known = events.iter().map(|incoming| Known::new(partition, incoming));
+        let known = known.collect::<Result<Vec<_>, _>>()?;
+        recording.look_up(&known)?;
+        let outcomes =
+            known.into_iter().map(|known| recording.event(known)).collect::<Result<Vec<_>, _>>()?;
         let scans = recording.scans()?;
         let mut batch = recording.batch;
         let changed = recording.persons.finish(&mut batch);
         // The view goes before the write: in memory both take the same lock.
         drop(reader);
         // Whether a write that failed took place is not known, so nothing that was cached before it counts.
-        self.kv.write(batch).inspect_err(|_| cache.clear())?;
+        fail_point!("journey_store::before_record");
+        self.write(batch).inspect_err(|_| cache.clear())?;
+        fail_point!("journey_store::after_record");
         persons::remember(&mut cache, changed);
         drop(cache);
 
         // Only after the write: of two calls at the same time, at least one sees what the other wrote.
-        let affected = affected::find(&Reader::new(self.kv.view()), scans)?;
+        let affected = affected::find(&self.reader(), scans)?;
         Ok(Recorded { outcomes, affected })
     }
 }
@@ -86,25 +95,43 @@ impl<K: Kv> Store<K> {
 impl<V: View> Recording<'_, V> {
     fn event(&mut self, known: Known<'_>) -> Result<Outcome, StoreError> {
         let position = known.incoming.position;
-        match self.first_position(known.hash)? {
+        let outcome = match self.first_position(known.hash) {
             Some(first) if first != position => {
                 self.effect(position.offset, EffectKey::Repeat(position.index), &EmptyRow {});
                 return Ok(Outcome::Repeat);
             }
             // All that a first meeting writes is written at once, so none of it is missing.
-            Some(_) => self.replayed(&known)?,
-            None => self.first(&known)?,
-        }
+            Some(_) => {
+                self.replayed(&known)?;
+                Outcome::Replayed
+            }
+            None => {
+                self.first(&known)?;
+                Outcome::First
+            }
+        };
         self.wish(&known);
-        Ok(Outcome::First)
+        Ok(outcome)
     }
 
-    fn first_position(&self, hash: EventHash) -> Result<Option<Position>, StoreError> {
-        if let Some(position) = self.seen.get(&hash) {
-            return Ok(Some(*position));
+    fn first_position(&self, hash: EventHash) -> Option<Position> {
+        fail_point!("mutant::skip_dedup", |_| None);
+        self.seen.get(&hash).copied()
+    }
+
+    /// Reads what is stored of the events' ids and identities, in the order of the tables: in random order every look-up
+    /// misses the processor's cache.
+    fn look_up(&mut self, events: &[Known<'_>]) -> Result<(), StoreError> {
+        let mut hashes: Vec<EventHash> = events.iter().map(|known| known.hash).collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        for hash in hashes {
+            if let Some(row) = self.reader.get::<SeenRow>(Table::Seen, &hash.0)? {
+                self.seen.insert(hash, row.position.into());
+            }
         }
-        let row: Option<SeenRow> = self.reader.get(Table::Seen, &hash.0)?;
-        Ok(row.map(|row| row.position.into()))
+        let identities = events.iter().flat_map(|known| &known.identities).map(|identity| identity.hash);
+        self.persons.look_up(identities.collect())
     }
 
     fn first(&mut self, known: &Known<'_>) -> Result<(), StoreError> {
@@ -131,7 +158,8 @@ impl<V: View> Recording<'_, V> {
         let key = rows::timeline_key(home, *time_millis, event_id);
         match incoming.event.event_type() {
             EventType::Impression | EventType::Click | EventType::Visit => {
-                self.batch.put(Table::Touches, key, &rows::stripped(&incoming.event));
+                self.batch.put_encoded(Table::Touches, key, rows::encode_stripped(&incoming.event));
+                self.persons.note_touch(home)?;
             }
             EventType::Conversion => {
                 let name = rows::name_key(home, &incoming.event.conversion, *time_millis, event_id);
@@ -232,7 +260,7 @@ impl<V: View> Recording<'_, V> {
 // === impl Known ===
 
 impl<'a> Known<'a> {
-    fn new(partition: u32, incoming: &'a Incoming) -> Result<Self, StoreError> {
+    pub(crate) fn new(partition: u32, incoming: &'a Incoming) -> Result<Self, StoreError> {
         let Incoming { position, tenant, event, .. } = incoming;
         let refuse = |what| Err(StoreError::Unavailable(format!("the event at {position:?} {what}")));
         if position.partition != partition {
@@ -252,7 +280,7 @@ impl<'a> Known<'a> {
     }
 }
 
-fn conversion_row(incoming: &Incoming) -> ConversionRow {
+pub(crate) fn conversion_row(incoming: &Incoming) -> ConversionRow {
     ConversionRow {
         tenant: incoming.tenant.to_string(),
         position: incoming.position.into(),

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use model::{EventHash, IdentityHash, IdentityKind};
-use prost::Message;
+use prost::{Message, encoding};
 use prost_types::Timestamp;
 use proto::events::Event;
 
@@ -24,6 +24,9 @@ pub(crate) struct SeenRow {
     pub(crate) home: Vec<u8>,
     #[prost(sint64, tag = "3")]
     pub(crate) time_millis: i64,
+    /// Whether the event joined persons; only a store without transactions has to know.
+    #[prost(bool, tag = "4")]
+    pub(crate) joined: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -56,6 +59,12 @@ pub(crate) struct PersonRow {
     /// The time of the latest conversion stored under this identity.
     #[prost(sint64, optional, tag = "3")]
     pub(crate) latest_conversion_millis: Option<i64>,
+    /// How many conversions are stored under this identity.
+    #[prost(uint64, tag = "4")]
+    pub(crate) conversions: u64,
+    /// Whether touches are.
+    #[prost(bool, tag = "5")]
+    pub(crate) touched: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -129,9 +138,9 @@ pub(crate) struct EditionEffectRow {
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct GenerationRow {
     #[prost(bytes = "vec", tag = "1")]
-    log: Vec<u8>,
+    pub(crate) log: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
-    id: Vec<u8>,
+    pub(crate) id: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -407,6 +416,24 @@ pub(crate) fn stripped(event: &Event) -> Event {
     Event { event_id: String::new(), timestamp: None, ..event.clone() }
 }
 
+/// [`stripped`], encoded, without a copy of each of the event's texts.
+pub(crate) fn encode_stripped(event: &Event) -> Vec<u8> {
+    let mut bytes = event.encode_to_vec();
+    // Fields are written in the order of their numbers: the id is the first, the time the third.
+    let id = match &event.event_id[..] {
+        "" => 0,
+        _ => encoding::string::encoded_len(1, &event.event_id),
+    };
+    let kind = match event.event_type {
+        0 => 0,
+        _ => encoding::int32::encoded_len(2, &event.event_type),
+    };
+    let time = event.timestamp.map_or(0, |time| encoding::message::encoded_len(3, &time));
+    bytes.drain(id + kind..id + kind + time);
+    bytes.drain(..id);
+    bytes
+}
+
 /// An event with what its key says.
 pub(crate) fn restored(event: Event, time_millis: i64, event_id: String) -> Event {
     let timestamp = Timestamp {
@@ -415,4 +442,29 @@ pub(crate) fn restored(event: Event, time_millis: i64, event_id: String) -> Even
         nanos: (time_millis.rem_euclid(1_000) * 1_000_000) as i32,
     };
     Event { event_id, timestamp: Some(timestamp), ..event }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_encoded_without_what_its_key_says() {
+        let times = [None, Some(0), Some(1_767_225_600_123), Some(-1)];
+        for (id, kind, time) in ["", "e", &"i".repeat(200)]
+            .into_iter()
+            .flat_map(|id| [0, 1, 5].map(|kind| (id, kind)))
+            .flat_map(|(id, kind)| times.map(|time| (id, kind, time)))
+        {
+            let event =
+                Event { event_type: kind, device_id: "d".into(), ip: "::1".into(), ..Event::default() };
+            let event = match time {
+                Some(time) => restored(event, time, id.to_owned()),
+                None => Event { event_id: id.to_owned(), ..event },
+            };
+            assert_eq!(encode_stripped(&event), stripped(&event).encode_to_vec(), "{event:?}");
+        }
+    }
 }

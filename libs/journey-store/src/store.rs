@@ -1,5 +1,7 @@
 //! The store over any tables: one writer at a time, readers see a consistent state.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use model::{EventHash, IdentityHash};
 use parking_lot::Mutex;
@@ -8,7 +10,8 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use crate::{
     DecidedConversion, Effects, Generation, Incoming, JourneyQuery, JourneyStore, NewEdition, Outbox, Page,
     Plan, Recorded, StoreError, StoredJourney,
-    kv::{Kv, Reader, Table},
+    kv::{Batch, Kv, Reader, Table},
+    met::Met,
     persons::StateCache,
 };
 
@@ -17,21 +20,47 @@ pub(crate) struct Store<K> {
     pub(crate) kv: K,
     /// Held by whoever writes; what is in it is as it is stored.
     pub(crate) writer: Mutex<StateCache>,
+    met: Arc<Met>,
 }
 
 // === impl Store ===
 
 impl<K: Kv> Store<K> {
     pub(crate) fn new(kv: K) -> Self {
-        Self { kv, writer: Mutex::default() }
+        Self { kv, writer: Mutex::default(), met: Arc::default() }
+    }
+
+    /// Reads what every write before it left.
+    pub(crate) fn reader(&self) -> Reader<K::View<'_>> {
+        Reader::excluding(self.kv.view(), &self.met)
+    }
+
+    /// Learns a piece of what was stored before this process began.
+    pub(crate) fn learn(&self) -> Result<(), StoreError> {
+        self.met.read_on(&self.kv.view())
+    }
+
+    /// Applies all of a batch or nothing.
+    pub(crate) fn write(&self, batch: Batch) -> Result<(), StoreError> {
+        // Before: what is there must never be taken for absent.
+        self.met.add(&batch);
+        self.kv.write(batch)
     }
 }
 
 #[async_trait]
 impl<K: Kv> JourneyStore for Store<K> {
     async fn seen(&self, tenant: &str, event_ids: &[&str]) -> Result<Vec<bool>, StoreError> {
-        let reader = Reader::new(self.kv.view());
-        event_ids.iter().map(|id| reader.contains(Table::Seen, &EventHash::new(tenant, id).0)).collect()
+        let reader = self.reader();
+        // In the order of the table: in random order every look-up misses the processor's cache.
+        let mut hashes: Vec<(EventHash, usize)> =
+            event_ids.iter().enumerate().map(|(index, id)| (EventHash::new(tenant, id), index)).collect();
+        hashes.sort_unstable();
+        let mut seen = vec![false; event_ids.len()];
+        for (hash, index) in hashes {
+            seen[index] = reader.contains(Table::Seen, &hash.0)?;
+        }
+        Ok(seen)
     }
 
     async fn record(&self, partition: u32, events: &[Incoming]) -> Result<Recorded, StoreError> {
@@ -98,7 +127,7 @@ impl<K: Kv> Outbox for Store<K> {
 }
 
 /// Runs what may wait for the disk without holding up the other tasks of this thread, where the runtime can do that.
-fn blocking<T>(work: impl FnOnce() -> T) -> T {
+pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current().map(|handle| handle.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
         _ => work(),

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use crate::StoreError;
+use crate::{StoreError, scylla::settings::Settings};
 
 /// Where a store is.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Location {
     Memory,
     File { path: PathBuf, cache_bytes_max: u64 },
+    Scylla(Settings),
 }
 
 /// The block cache unless the URL says otherwise.
@@ -41,13 +42,16 @@ pub(crate) fn parse(url: &str) -> Result<Location, StoreError> {
         }
         return Ok(Location::File { path: PathBuf::from(path), cache_bytes_max });
     }
+    if let Some(address) = address.strip_prefix("scylla://") {
+        return Settings::parse(address, query, |name| std::env::var(name).ok()).map(Location::Scylla);
+    }
     if address == "memory://" {
         return match parameters.into_iter().next() {
             Some(parameter) => refuse(format!("memory has no parameters: {parameter}")),
             None => Ok(Location::Memory),
         };
     }
-    refuse(format!("use memory:// or file:///path: {url}"))
+    refuse(format!("use memory://, file:///path or scylla://host/keyspace: {url}"))
 }
 
 #[cfg(test)]
@@ -69,7 +73,9 @@ mod tests {
             ("file:///a?cache=1", "cache=1"),
             ("file://a", "absolute"),
             ("file:///", "absolute"),
-            ("scylla://host", "scylla://host"),
+            ("scylla://host", "keyspace"),
+            ("scylla://host/k?x=1", "x"),
+            ("redis://host", "redis://host"),
             ("", "memory://"),
         ] {
             let error = parse(url).unwrap_err().to_string();

@@ -1,8 +1,8 @@
 //! Credit of one path under the rule models.
 //!
 //! The same formulas in two precisions. The decision gives exact integers: micros of one conversion that sum to one
-//! million, micros of the currency that sum to the value. Reports give each row the weight as `f64`, rounded to 10⁻¹² of
-//! a conversion (and of the currency's unit), to be summed as 128-bit integers. The operations of [`weights`] are
+//! million, micros of the currency that sum to the value. Reports give each row the weight, rounded to 10⁻¹² of a conversion
+//! (and of the currency's unit), to be summed as 128-bit integers. The operations of [`weights`] are
 //! documented one by one, so that another implementation can be held equal to the last bit.
 
 use std::iter;
@@ -116,11 +116,24 @@ pub fn weights_e12(model: Model, path: &[PathTouch]) -> Vec<i64> {
     weights(model, path).into_iter().map(|w| (w * CREDIT_E12 as f64).round_ties_even() as i64).collect()
 }
 
-/// The value in units of 10⁻¹² of the currency's unit: `w * value_micros * 1e6`, multiplied in this order and rounded to
-/// the nearest integer, halves to even.
+/// The value in units of 10⁻¹² of the currency's unit: all of it, or an even part of it, in whole numbers
+/// ([`even_value_e12`]); otherwise `w * value_micros * 1e6`, multiplied in this order and rounded to the nearest integer,
+/// halves to even, which is off by at most 2⁻⁵¹ of the value.
 pub fn values_e12(model: Model, path: &[PathTouch], value_micros: i64) -> Vec<i128> {
     let value = value_micros as f64;
-    weights(model, path).into_iter().map(|w| (w * value * 1e6).round_ties_even() as i128).collect()
+    let credited = |weight: f64| match model {
+        _ if weight == 1.0 => even_value_e12(value_micros, 1),
+        Model::Linear => even_value_e12(value_micros, path.len()),
+        _ => (weight * value * 1e6).round_ties_even() as i128,
+    };
+    weights(model, path).into_iter().map(credited).collect()
+}
+
+/// One of `count` even parts of a value, in units of 10⁻¹² of the currency's unit; halves go away from zero.
+pub fn even_value_e12(value_micros: i64, count: usize) -> i128 {
+    let count = count.max(1) as i128;
+    let half = if value_micros < 0 { -count } else { count };
+    (i128::from(value_micros) * 2_000_000 + half) / (2 * count)
 }
 
 // === impl Model ===

@@ -2,12 +2,13 @@
 
 use crate::{
     credit::{Model, PathTouch, Share, credit},
+    fraud::{FraudRule, FraudScores, Watch},
     journey::{Conversion, JOURNEY_TOUCHES_MAX, Journey, Touch},
     rules::{Precedence, Rules, WINDOW_MILLIS_MAX},
 };
 
 /// What became of a candidate. Where several apply, the first of: after the conversion, another app, before the previous
-/// conversion, outside the window.
+/// conversion, fraud, outside the window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Verdict {
@@ -37,6 +38,10 @@ pub struct Candidate {
     pub age_millis: i64,
     /// The window applied, milliseconds.
     pub window_millis: i64,
+    /// The rules of fraud that it breaks; looked at where no verdict before fraud applies.
+    pub broken: Vec<FraudRule>,
+    /// The probability of fraud that it was decided with, millionths.
+    pub fraud_micros: Option<u32>,
 }
 
 /// What set the winner apart from the next.
@@ -85,11 +90,22 @@ pub struct Decision {
 /// earn credit nor push out one that can.
 /// The answer does not depend on the order of the touches, whose ids must differ.
 pub fn decide(journey: Journey, rules: &Rules) -> Decision {
+    decide_scored(journey, rules, &FraudScores::new())
+}
+
+/// [`decide`], given the probabilities of fraud of some touches.
+pub fn decide_scored(journey: Journey, rules: &Rules, scores: &FraudScores) -> Decision {
     let Journey { conversion, touches, previous_conversion_millis } = journey;
     let (touches, truncated) = considered(touches, conversion.time_millis);
     let cut_millis = previous_conversion_millis.filter(|_| rules.cut_at_previous(&conversion.name));
-    let candidates: Vec<Candidate> =
-        touches.into_iter().map(|touch| judge(touch, &conversion, cut_millis, rules)).collect();
+    let mut watch = Watch::new(&conversion, &rules.fraud);
+    let candidates: Vec<Candidate> = touches
+        .into_iter()
+        .map(|touch| {
+            let fraud_micros = scores.get(&touch.id).copied();
+            judge(touch, &conversion, cut_millis, rules, &mut watch, fraud_micros)
+        })
+        .collect();
     let winner = winner(&candidates, &rules.precedence);
     Decision { conversion, candidates, truncated, winner }
 }
@@ -177,21 +193,34 @@ fn considered(mut touches: Vec<Touch>, conversion_millis: i64) -> (Vec<Touch>, b
     (touches, too_old > 0)
 }
 
-fn judge(touch: Touch, conversion: &Conversion, cut_millis: Option<i64>, rules: &Rules) -> Candidate {
+fn judge(
+    touch: Touch,
+    conversion: &Conversion,
+    cut_millis: Option<i64>,
+    rules: &Rules,
+    watch: &mut Watch<'_>,
+    fraud_micros: Option<u32>,
+) -> Candidate {
     let age_millis = conversion.time_millis.saturating_sub(touch.time_millis);
     let window_millis = rules.window_millis(&touch, conversion);
+    let mut broken = Vec::new();
     let verdict = if age_millis < 0 {
         Verdict::AfterConversion
     } else if touch.app_id != conversion.app_id {
         Verdict::OtherApp
     } else if cut_millis.is_some_and(|cut| touch.time_millis <= cut) {
         Verdict::BeforePreviousConversion
-    } else if age_millis > window_millis {
-        Verdict::OutsideWindow
     } else {
-        Verdict::Eligible
+        broken = watch.next(&touch);
+        if rules.fraud.rejects(&touch, &broken, fraud_micros) {
+            Verdict::Fraud
+        } else if age_millis > window_millis {
+            Verdict::OutsideWindow
+        } else {
+            Verdict::Eligible
+        }
     };
-    Candidate { touch, verdict, age_millis, window_millis }
+    Candidate { touch, verdict, age_millis, window_millis, broken, fraud_micros }
 }
 
 // Candidates come in path order, so of equal ranks the later index is the better one.

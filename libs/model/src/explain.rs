@@ -5,6 +5,7 @@ use std::{borrow::Cow, cmp::Ordering, collections::BTreeSet};
 use crate::{
     decide::{Candidate, DecidedBy, Decision, Verdict, Winner},
     duration,
+    fraud::{FraudRule, PROBABILITY_MICROS},
     journey::{JOURNEY_TOUCHES_MAX, TouchKind},
 };
 
@@ -97,7 +98,7 @@ fn excluded(verdict: Verdict, count: usize, candidates: &[Candidate]) -> String 
         Verdict::BeforePreviousConversion => {
             format!("{count} came before the person's previous conversion of this name")
         }
-        Verdict::Fraud => format!("{count} {were} judged fraudulent"),
+        Verdict::Fraud => format!("{count} {were} judged fraudulent{}", grounds(candidates)),
     }
 }
 
@@ -113,6 +114,18 @@ fn windows(candidates: &[Candidate]) -> String {
         .map(|(kind, millis)| format!("{} {}", kind.name(), duration::format_millis(millis)))
         .collect();
     said.join(", ")
+}
+
+// What made candidates fraudulent, each rule once.
+fn grounds(candidates: &[Candidate]) -> String {
+    let fraud = || candidates.iter().filter(|candidate| candidate.verdict == Verdict::Fraud);
+    let rules: BTreeSet<FraudRule> = fraud().flat_map(|candidate| candidate.broken.iter().copied()).collect();
+    let mut said: Vec<String> = rules.into_iter().map(|rule| rule.name().to_owned()).collect();
+    if let Some(micros) = fraud().filter_map(|candidate| candidate.fraud_micros).max() {
+        let probability = f64::from(micros) / f64::from(PROBABILITY_MICROS);
+        said.push(format!("probability up to {probability}"));
+    }
+    if said.is_empty() { String::new() } else { format!(" ({})", said.join(", ")) }
 }
 
 fn named(candidate: &Candidate) -> String {

@@ -57,6 +57,8 @@ pub struct Conversion {
     pub value_micros: i64,
     /// ISO 4217.
     pub currency: String,
+    /// When the store's download began, Unix milliseconds.
+    pub install_begin_millis: Option<i64>,
 }
 
 /// A conversion with the touches of its person.

@@ -22,7 +22,7 @@ pub enum MoneyError {
 }
 
 /// Reads a plain decimal number into micros. `-0` is 0; an exponent, a sign `+`, spaces and digits other than ASCII are
-/// malformed, also in the text of a JSON number.
+/// malformed.
 pub fn parse_micros(text: &str) -> Result<i64, MoneyError> {
     let (negative, digits) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -47,6 +47,44 @@ pub fn parse_micros(text: &str) -> Result<i64, MoneyError> {
         return Err(MoneyError::OutOfRange);
     }
     Ok(if negative { -micros } else { micros })
+}
+
+/// Reads the text of a JSON number into micros. It may have an exponent: many serializers write 0.000001 as `1e-06`.
+pub fn parse_json_micros(number: &str) -> Result<i64, MoneyError> {
+    let Some((mantissa, exponent)) = number.split_once(['e', 'E']) else { return parse_micros(number) };
+    let magnitude = mantissa.strip_prefix('-').unwrap_or(mantissa);
+    let (whole, fraction) = magnitude.split_once('.').unwrap_or((magnitude, "0"));
+    let power = exponent.strip_prefix(['-', '+']).unwrap_or(exponent);
+    let plain = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+    if ![whole, fraction, power].into_iter().all(plain) {
+        return Err(MoneyError::Malformed);
+    }
+    let digits = [whole, fraction].concat();
+    let significant = digits.trim_start_matches('0');
+    let leading_zeros = digits.len() - significant.len();
+    let significant = significant.trim_end_matches('0');
+    if significant.is_empty() {
+        return Ok(0);
+    }
+    // Past 64 bits it is far past every bound, whatever the digits.
+    let power = power.parse().unwrap_or(i64::MAX / 2);
+    let power = if exponent.starts_with('-') { -power } else { power };
+    // The magnitude is 0.significant times ten to this power.
+    let point = (whole.len() as i64 - leading_zeros as i64).saturating_add(power);
+    let decimals = (significant.len() as i64).saturating_sub(point);
+    if decimals > 6 {
+        return Err(MoneyError::TooPrecise);
+    }
+    if point > 13 {
+        return Err(MoneyError::OutOfRange);
+    }
+    // At most 19 digits, and as many with the zeros behind them, so this fits.
+    let number = significant.bytes().fold(0_u64, |n, b| n * 10 + u64::from(b - b'0'));
+    let micros = number * 10_u64.pow((6 - decimals) as u32);
+    if micros > VALUE_UNITS_MAX as u64 * 1_000_000 {
+        return Err(MoneyError::OutOfRange);
+    }
+    Ok(if mantissa.starts_with('-') { -(micros as i64) } else { micros as i64 })
 }
 
 /// Shares a total in proportion to the weights by largest remainder: the shares sum to exactly the total, and each is
@@ -136,6 +174,45 @@ mod tests {
     }
 
     #[test]
+    fn a_json_number_may_have_an_exponent() {
+        for (text, micros) in [
+            ("12.34", 12_340_000),
+            ("1e3", 1_000_000_000),
+            ("1E+3", 1_000_000_000),
+            ("1e-06", 1),
+            ("-1e-6", -1),
+            ("12.5e-1", 1_250_000),
+            ("0.0000012e1", 12),
+            ("1000000e-12", 1),
+            ("-0e5", 0),
+            ("0.0e-99999999999999999999", 0),
+            ("0e99999999999999999999", 0),
+            ("9e12", MOST),
+            ("-9.000000000000e12", -MOST),
+            ("8999999999999999999e-6", MOST - 1),
+        ] {
+            assert_eq!(parse_json_micros(text), Ok(micros), "{text}");
+        }
+        for (text, error) in [
+            ("1e-7", MoneyError::TooPrecise),
+            ("12.34e-5", MoneyError::TooPrecise),
+            ("1e-99999999999999999999", MoneyError::TooPrecise),
+            ("9000000000000000001e-6", MoneyError::OutOfRange),
+            ("1e13", MoneyError::OutOfRange),
+            ("-1e308", MoneyError::OutOfRange),
+            ("1e99999999999999999999", MoneyError::OutOfRange),
+            ("1e", MoneyError::Malformed),
+            ("e1", MoneyError::Malformed),
+            ("1.e1", MoneyError::Malformed),
+            ("1e1.0", MoneyError::Malformed),
+            ("+1e1", MoneyError::Malformed),
+            ("1e1e1", MoneyError::Malformed),
+        ] {
+            assert_eq!(parse_json_micros(text), Err(error), "{text}");
+        }
+    }
+
+    #[test]
     fn splits_by_hand() {
         assert_eq!(split(10, &[1, 1, 1]), [4, 3, 3]);
         assert_eq!(split(-10, &[1, 1, 1]), [-4, -3, -3]);
@@ -160,6 +237,39 @@ mod tests {
             if let Ok(micros) = parse_micros(&text) {
                 prop_assert!((-MOST..=MOST).contains(&micros));
                 prop_assert!((text.parse::<f64>().unwrap() * 1e6 - micros as f64).abs() <= 1.0 + micros.abs() as f64 * 1e-15);
+            }
+        }
+
+        #[test]
+        fn an_exponent_only_moves_the_point(
+            whole in 0..10_i64.pow(15),
+            fraction in "[0-9]{0,6}",
+            negative: bool,
+            power in -24..24_i32,
+        ) {
+            let sign = if negative { "-" } else { "" };
+            let point = if fraction.is_empty() { "" } else { "." };
+            let text = format!("{sign}{whole}{point}{fraction}e{power}");
+            // Exactly: all digits as an integer, times ten to the power of what is left of the exponent.
+            let digits: i128 = format!("{sign}{whole}{fraction}").parse().unwrap();
+            let power = power - fraction.len() as i32 + 6;
+            let shift = 10_i128.pow(power.unsigned_abs().min(36));
+            let (micros, exact) = match power {
+                0.. => (digits.saturating_mul(shift), true),
+                _ => (digits / shift, digits % shift == 0),
+            };
+            let expected = match i64::try_from(micros) {
+                _ if !exact => Err(MoneyError::TooPrecise),
+                Ok(micros) if (-MOST..=MOST).contains(&micros) => Ok(micros),
+                _ => Err(MoneyError::OutOfRange),
+            };
+            prop_assert_eq!(parse_json_micros(&text), expected, "{}", text);
+        }
+
+        #[test]
+        fn any_text_of_a_json_number_is_read_or_refused(text in "-?[0-9.eE+-]{0,24}") {
+            if let Ok(micros) = parse_json_micros(&text) {
+                prop_assert!((-MOST..=MOST).contains(&micros));
             }
         }
 

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::journey::{Conversion, Touch, TouchKind};
+use crate::{
+    fraud::FraudSettings,
+    journey::{Conversion, Touch, TouchKind},
+};
 
 /// The longest look-back window, milliseconds: 90 days.
 pub const WINDOW_MILLIS_MAX: i64 = 90 * 24 * 60 * 60 * 1000;
@@ -22,6 +25,10 @@ pub struct Rules {
     pub precedence: Precedence,
     /// Per conversion name.
     pub conversions: BTreeMap<String, ConversionRules>,
+    /// What is rejected as fraud. Left out where nothing is set: so an edition from before there were such settings is
+    /// still the same.
+    #[serde(default, skip_serializing_if = "FraudSettings::is_default")]
+    pub fraud: FraudSettings,
 }
 
 /// Look-back windows in milliseconds, 0 to [`WINDOW_MILLIS_MAX`].
@@ -91,6 +98,7 @@ impl Default for Rules {
                 direct_channels: vec!["direct".into()],
             },
             conversions: BTreeMap::new(),
+            fraud: FraudSettings::default(),
         }
     }
 }
@@ -198,6 +206,7 @@ mod tests {
             app_id: "app".into(),
             value_micros: 0,
             currency: "EUR".into(),
+            install_begin_millis: None,
         };
         rules.window_millis(&touch(kind), &conversion)
     }

@@ -48,6 +48,11 @@ pub mod attribution {
     }
 }
 
+/// The Open Inference Protocol.
+pub mod inference {
+    tonic::include_proto!("inference");
+}
+
 pub use attribution::attribution::v1 as decisions;
 pub use attribution::events::v1 as events;
 pub use attribution::ingestion::v1 as ingestion;

@@ -1,6 +1,7 @@
 //! Who is calling, and what they may do.
 
 use std::{
+    fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{
         Arc,
@@ -11,10 +12,14 @@ use std::{
 
 use axum::extract::FromRequestParts;
 use http::{Extensions, HeaderMap, HeaderName, header, request::Parts};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use telemetry::metrics::AUTHENTICATION_FAILURES;
 
 use crate::{
+    config::Secret,
     error::{Error, Result},
-    settings::{Key, Scope, Scopes, Settings, Tenant},
+    settings::{Key, Scope, Scopes, SettingsHandle, Tenant},
 };
 
 /// The metadata key that names the tenant of a call between services. From outside it means nothing.
@@ -30,8 +35,12 @@ pub const FAILURES_SECONDS: u64 = 60;
 const ADDRESSES_MAX: u64 = 100_000;
 
 /// An authenticated caller: a key of a tenant, with the tenant's settings as they were when the request came in.
-#[derive(Debug, Clone)]
-pub struct Caller(Arc<Key>);
+#[derive(Clone)]
+pub struct Caller {
+    key: Arc<Key>,
+    /// Where the key is looked up again; absent for callers without one.
+    settings: Option<SettingsHandle>,
+}
 
 /// The mark of a call that did not come over the network. Only [`crate::Peer`] makes it.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +49,9 @@ pub(crate) struct InProcess;
 /// The address of the other end of the connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RemoteAddress(pub(crate) IpAddr);
+
+/// The key that the services of an installation call each other with; only its hash is kept.
+pub(crate) struct PeerKey([u8; 32]);
 
 /// Counts failed authentications per address (of IPv6 the /64).
 #[derive(Debug)]
@@ -52,22 +64,22 @@ pub(crate) struct Failures {
 impl Caller {
     /// Its tenant's settings.
     pub fn tenant(&self) -> &Arc<Tenant> {
-        &self.0.tenant
+        &self.key.tenant
     }
 
     /// Its tenant's name.
     pub fn tenant_name(&self) -> &Arc<str> {
-        &self.0.tenant.name
+        &self.key.tenant.name
     }
 
     /// The name of its key in the settings.
     pub fn key_name(&self) -> &Arc<str> {
-        &self.0.name
+        &self.key.name
     }
 
     /// What it may do.
     pub fn scopes(&self) -> Scopes {
-        self.0.scopes
+        self.key.scopes
     }
 
     /// Passes if the caller has the scope.
@@ -75,7 +87,7 @@ impl Caller {
     /// # Errors
     /// 403 that names the scope.
     pub fn require(&self, scope: Scope) -> Result<()> {
-        if self.0.scopes.has(scope) {
+        if self.key.scopes.has(scope) {
             return Ok(());
         }
         let detail = format!("this key needs the scope {}; it is set in settings.toml", scope.name());
@@ -91,9 +103,26 @@ impl Caller {
         extensions.get().cloned().ok_or_else(missing)
     }
 
+    /// The same caller under the settings in force now: a stream outlives its key, its quota, its tenant's edition.
+    ///
+    /// # Errors
+    /// 401 if the key is gone or has expired.
+    pub fn renewed(&self) -> Result<Self> {
+        let Some(settings) = &self.settings else { return Ok(self.clone()) };
+        let key = settings.load().same_key(&self.key).cloned().ok_or_else(unknown_key)?;
+        Ok(Self { key, settings: self.settings.clone() })
+    }
+
     /// A caller made by hand: for tests of handlers.
     pub fn new(tenant: Arc<Tenant>, key_name: &str, scopes: Scopes) -> Self {
-        Self(Arc::new(Key::made(tenant, key_name, scopes)))
+        Self { key: Arc::new(Key::made(tenant, key_name, scopes)), settings: None }
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (tenant, key) = (self.tenant_name(), self.key_name());
+        f.debug_struct("Caller").field("tenant", tenant).field("key", key).finish_non_exhaustive()
     }
 }
 
@@ -107,28 +136,42 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 
 /// Finds out who is calling.
 pub(crate) fn authenticate(
-    settings: &Settings,
+    settings: &SettingsHandle,
+    peers: Option<&PeerKey>,
     failures: &Failures,
     headers: &mut HeaderMap,
     extensions: &Extensions,
 ) -> Result<Caller> {
     let tenant = headers.remove(TENANT);
-    if extensions.get::<InProcess>().is_some() {
+    let called_for = |peer: &str, scopes: Scopes| {
         let name = tenant.as_ref().and_then(|tenant| tenant.to_str().ok()).unwrap_or_default();
-        let tenant = settings.tenant(name).ok_or_else(|| Error::not_found("no such tenant"))?;
-        return Ok(Caller::new(tenant.clone(), "in process", Scopes::ALL));
+        let in_force = settings.load();
+        let tenant = in_force.tenant(name).ok_or_else(|| Error::not_found("no such tenant"))?;
+        Ok(Caller::new(tenant.clone(), peer, scopes))
+    };
+    if extensions.get::<InProcess>().is_some() {
+        return called_for("in process", Scopes::ALL);
     }
-    let key = headers.get(header::AUTHORIZATION).map(|value| bearer(value.as_bytes()));
-    if let Some(Some(key)) = key
-        && let Some(found) = settings.authenticate(key)
-    {
-        return Ok(Caller(found.clone()));
+    let key = headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
+    if key.zip(peers).is_some_and(|(key, peers)| peers.is(key)) {
+        return called_for("peer", Scopes::default().with(Scope::Read));
     }
+    let found = key.and_then(|key| settings.load().authenticate(key).cloned());
+    if let Some(key) = found {
+        return Ok(Caller { key, settings: Some(settings.clone()) });
+    }
+    let error = if key.is_some() { unknown_key() } else { no_key() };
+    metrics::counter!(AUTHENTICATION_FAILURES, "reason" => error.code_str().to_owned()).increment(1);
     failures.count(extensions.get().map(|RemoteAddress(address)| *address))?;
-    Err(match key {
-        None => Error::unauthenticated("send the header authorization: Bearer <key>").code("no_key"),
-        Some(_) => Error::unauthenticated("this key is unknown or has expired").code("unknown_key"),
-    })
+    Err(error)
+}
+
+fn no_key() -> Error {
+    Error::unauthenticated("send the header authorization: Bearer <key>").code("no_key")
+}
+
+fn unknown_key() -> Error {
+    Error::unauthenticated("this key is unknown or has expired").code("unknown_key")
 }
 
 /// The key of an `Authorization` header. The scheme's case does not matter (RFC 9110).
@@ -136,6 +179,19 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
     const SCHEME: &[u8] = b"bearer ";
     let (scheme, key) = value.split_at_checked(SCHEME.len())?;
     scheme.eq_ignore_ascii_case(SCHEME).then(|| key.trim_ascii())
+}
+
+// === impl PeerKey ===
+
+impl PeerKey {
+    pub(crate) fn new(key: &Secret) -> Self {
+        Self(Sha256::digest(key.reveal()).into())
+    }
+
+    fn is(&self, key: &[u8]) -> bool {
+        let hash: [u8; 32] = Sha256::digest(key).into();
+        self.0.ct_eq(&hash).into()
+    }
 }
 
 // === impl Failures ===

@@ -7,7 +7,10 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    hold,
+};
 
 /// The log2 of the largest zstd window taken on, 8 MiB: a frame cannot make us allocate more than a body may have.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
@@ -58,7 +61,8 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding> {
         let value = value.to_str().unwrap_or("?").trim();
         let named = match value {
             _ if value.is_empty() || value.eq_ignore_ascii_case("identity") => Encoding::Identity,
-            _ if value.eq_ignore_ascii_case("gzip") => Encoding::Gzip,
+            // The older name is an alias (RFC 9110, 8.4.1.3).
+            _ if value.eq_ignore_ascii_case("gzip") || value.eq_ignore_ascii_case("x-gzip") => Encoding::Gzip,
             _ if value.eq_ignore_ascii_case("zstd") => Encoding::Zstd,
             _ => return Err(unknown_encoding()),
         };
@@ -86,8 +90,7 @@ async fn collect(headers: &HeaderMap, mut body: Body, bytes_max: usize) -> Resul
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame
-            .map_err(|error| Error::invalid("the body ended early").code("unreadable_body").source(error))?;
+        let frame = frame.map_err(unread)?;
         let Ok(data) = frame.into_data() else { continue };
         if first.len().max(rest.len()) + data.len() > bytes_max {
             return Err(too_large(bytes_max));
@@ -104,6 +107,15 @@ async fn collect(headers: &HeaderMap, mut body: Body, bytes_max: usize) -> Resul
         }
     }
     Ok(if rest.is_empty() { first } else { rest.freeze() })
+}
+
+/// A body that did not come to its end: there was no room for it, or the client has gone.
+fn unread(error: axum::Error) -> Error {
+    let error = error.into_inner();
+    if error.is::<tonic::Status>() {
+        return hold::no_room();
+    }
+    Error::invalid("the body ended early").code("unreadable_body").source(error)
 }
 
 fn inflate(encoding: Encoding, raw: &[u8], bytes_max: usize) -> Result<Bytes> {
@@ -138,6 +150,7 @@ mod tests {
     use std::io::Write;
 
     use http::StatusCode;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -162,8 +175,8 @@ mod tests {
     #[tokio::test]
     async fn a_body_is_read_at_the_bound_and_refused_one_past_it() {
         type Encode = fn(&[u8]) -> Vec<u8>;
-        let encodings: [(&str, Encode); 4] =
-            [("identity", |b| b.to_vec()), ("gzip", gzip), ("GZIP", gzip), ("zstd", zstd)];
+        let encodings: [(&str, Encode); 5] =
+            [("identity", |b| b.to_vec()), ("gzip", gzip), ("GZIP", gzip), ("x-gzip", gzip), ("zstd", zstd)];
         for (name, encode) in encodings {
             let full = vec![b'x'; MAX];
             assert_eq!(send(name, encode(&full)).await.unwrap(), full, "{name}");
@@ -204,7 +217,14 @@ mod tests {
         let cut = whole[..whole.len() - 3].to_vec();
         assert_eq!(send("zstd", cut).await.unwrap_err(), StatusCode::BAD_REQUEST);
         assert_eq!(send("gzip", b"{}".to_vec()).await.unwrap_err(), StatusCode::BAD_REQUEST);
-        for unknown in ["br", "deflate", "gzip, zstd"] {
+        // What comes behind the end is neither another member nor anything the sender meant.
+        for rest in [&b"{}"[..], b"\0", b"\x1f\x8b"] {
+            let trailing = [&gzip(b"a")[..], rest].concat();
+            assert_eq!(send("gzip", trailing).await.unwrap_err(), StatusCode::BAD_REQUEST, "{rest:?}");
+            let trailing = [&zstd(b"a")[..], rest].concat();
+            assert_eq!(send("zstd", trailing).await.unwrap_err(), StatusCode::BAD_REQUEST, "{rest:?}");
+        }
+        for unknown in ["br", "deflate", "gzip, zstd", "gzip, gzip", "é"] {
             let refused = send(unknown, Vec::new()).await;
             assert_eq!(refused.unwrap_err(), StatusCode::UNSUPPORTED_MEDIA_TYPE, "{unknown}");
         }
@@ -216,6 +236,40 @@ mod tests {
         assert_eq!(send("gzip", both).await.unwrap(), "ab");
         let both = [zstd(b"a"), zstd(b"b")].concat();
         assert_eq!(send("zstd", both).await.unwrap(), "ab");
+        // Their sum is bounded, not each of them.
+        let most = gzip(&vec![b'x'; MAX / 2]);
+        assert_eq!(send("gzip", [&most[..], &most].concat()).await.unwrap().len(), MAX);
+        let past = send("gzip", [&most[..], &most, &gzip(b"x")].concat()).await;
+        assert_eq!(past.unwrap_err(), StatusCode::PAYLOAD_TOO_LARGE);
+    }
+
+    #[tokio::test]
+    async fn nothing_compressed_is_an_empty_body() {
+        assert_eq!(send("gzip", gzip(b"")).await.unwrap(), "");
+        assert_eq!(send("zstd", zstd(b"")).await.unwrap(), "");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_inflated_within_the_bound_or_refused(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            content in prop::collection::vec(0..4_u8, 0..300),
+            at in any::<prop::sample::Index>(),
+            bit in 0..8_u8,
+        ) {
+            for encoding in [Encoding::Gzip, Encoding::Zstd] {
+                let whole = if encoding == Encoding::Gzip { gzip(&content) } else { zstd(&content) };
+                let mut changed = whole.clone();
+                changed[at.index(whole.len())] ^= 1 << bit;
+                for raw in [&bytes, &whole, &changed] {
+                    if let Ok(out) = inflate(encoding, raw, 250) {
+                        prop_assert!(out.len() <= 250);
+                    }
+                }
+                let fits = inflate(encoding, &whole, 250);
+                prop_assert_eq!(fits.ok().map(|bytes| bytes.to_vec()), (content.len() <= 250).then_some(content.clone()));
+            }
+        }
     }
 
     #[tokio::test]

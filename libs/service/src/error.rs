@@ -17,11 +17,16 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use tracing::Level;
 
+use crate::throttle::Throttle;
+
 /// The `domain` of `google.rpc.ErrorInfo`, and the prefix of a problem's `type`.
 pub const DOMAIN: &str = "attribution";
 
 /// The media type of a problem (RFC 9457).
 pub const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+
+/// Lines about failed requests; more than these are counted in the next one.
+static FAILURES: Throttle = Throttle::new(50);
 
 /// What went wrong, as a caller sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -268,15 +273,39 @@ impl Error {
     }
 
     fn log(&self) {
+        let level = self.0.class.row().level;
+        let left_out = match level {
+            Level::WARN | Level::ERROR => FAILURES.pass(),
+            _ => Some(0),
+        };
+        let Some(left_out) = left_out else { return };
         let source = self.0.source.as_deref().map(|source| chain(source)).unwrap_or_default();
         let scope = Scope::current();
         let request_id = scope.as_ref().and_then(|scope| scope.request_id.to_str().ok()).unwrap_or_default();
         let (code, detail) = (&self.0.code, &self.0.detail);
-        match self.0.class.row().level {
-            Level::ERROR => tracing::error!(%request_id, %code, %detail, %source, "request failed"),
-            Level::WARN => tracing::warn!(%request_id, %code, %detail, %source, "request failed"),
+        match level {
+            Level::ERROR => tracing::error!(%request_id, %code, %detail, %source, left_out, "request failed"),
+            Level::WARN => tracing::warn!(%request_id, %code, %detail, %source, left_out, "request failed"),
             _ => tracing::debug!(%request_id, %code, %detail, %source, "request refused"),
         }
+    }
+}
+
+/// What the transport says of a message that it cannot take, in the terms of the table: it is the sender's mistake.
+/// Any other status stays as it is.
+pub fn of_message(status: Status) -> Status {
+    // What has details is ours.
+    if !status.details().is_empty() {
+        return status;
+    }
+    let said = status.message().to_owned();
+    match status.code() {
+        Code::OutOfRange | Code::ResourceExhausted => Error::too_large(said).code("message_too_large").into(),
+        Code::Internal => {
+            let detail = format!("the message cannot be read: {said}");
+            Error::invalid(detail).code("unreadable_message").into()
+        }
+        _ => status,
     }
 }
 

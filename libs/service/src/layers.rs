@@ -29,11 +29,15 @@ use tower::Service;
 use tracing::{Instrument, Span, field::Empty};
 
 use crate::{
-    auth::{self, Failures, InProcess},
+    auth::{self, Failures, InProcess, PeerKey},
     body,
-    error::{Error, PROBLEM_JSON, Result},
+    config::Secret,
+    deadline,
+    error::{self, Error, PROBLEM_JSON, Result},
+    hold::Hold,
     limits::Limits,
-    observe::Observer,
+    load::Load,
+    observe::{self, Observer},
     settings::SettingsHandle,
 };
 
@@ -54,8 +58,10 @@ pub(crate) struct Shared {
     pub(crate) settings: SettingsHandle,
     pub(crate) limits: Limits,
     pub(crate) health: Health,
+    peer_key: Option<PeerKey>,
     failures: Failures,
-    in_flight: AtomicUsize,
+    load: Arc<Load>,
+    pub(crate) body_bytes: AtomicUsize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -93,12 +99,24 @@ struct Call {
 impl Front {
     /// A front for the services of one process.
     pub fn new(settings: SettingsHandle, limits: Limits, health: Health) -> Self {
+        Self::for_peers(settings, limits, health, None)
+    }
+
+    /// As [`Front::new`], for a process that other services call with this key.
+    pub fn for_peers(
+        settings: SettingsHandle,
+        limits: Limits,
+        health: Health,
+        peer_key: Option<&Secret>,
+    ) -> Self {
         Self(Arc::new(Shared {
             settings,
             limits,
             health,
+            peer_key: peer_key.map(PeerKey::new),
             failures: Failures::new(),
-            in_flight: AtomicUsize::new(0),
+            load: Arc::new(Load::new()),
+            body_bytes: AtomicUsize::new(0),
         }))
     }
 
@@ -119,7 +137,12 @@ impl Front {
 
     /// Requests being worked on now, of all services behind this front.
     pub fn requests_in_flight(&self) -> usize {
-        self.0.in_flight.load(Ordering::Relaxed)
+        self.0.load.requests()
+    }
+
+    /// The bytes of their bodies read so far.
+    pub fn body_bytes_held(&self) -> usize {
+        self.0.body_bytes.load(Ordering::Relaxed)
     }
 
     /// Puts the routes of a service (REST, gRPC by [`crate::grpc_routes`], or both) behind the front.
@@ -165,7 +188,7 @@ async fn answer(mount: &Mount, route: Route, request: Request) -> Response {
     let work = call.scope.clone().run(async {
         // Whatever went wrong is told in the caller's protocol.
         match admit(mount, &call, route, request).await {
-            Ok(response) => problem_pages(&call, response).await,
+            Ok(response) => own_refusals(&call, response).await,
             Err(error) => call.refuse(error),
         }
     });
@@ -181,32 +204,51 @@ async fn answer(mount: &Mount, route: Route, request: Request) -> Response {
 async fn admit(mount: &Mount, call: &Call, mut route: Route, mut request: Request) -> Result<Response> {
     let front = &*mount.front.0;
     // Load is shed before any work is done for it; in-process calls are part of a request already counted.
-    let _slot = Slot::take(front, mount.access, &request)?;
-    // gRPC routes speak gRPC alone.
-    call.expect_protocol()?;
+    let within = request.extensions().get::<InProcess>().is_some();
+    let mut part = match mount.access {
+        Access::Key if !within => Some(front.load.take(&front.limits)?),
+        _ => None,
+    };
     // Nobody without a key gets further; the wrong method of a known route is no exception.
     if mount.access == Access::Key {
         let (mut parts, body) = request.into_parts();
-        let settings = front.settings.load();
-        let caller = auth::authenticate(&settings, &front.failures, &mut parts.headers, &parts.extensions)?;
-        drop(settings);
+        let caller = auth::authenticate(
+            &front.settings,
+            front.peer_key.as_ref(),
+            &front.failures,
+            &mut parts.headers,
+            &parts.extensions,
+        )?;
+        // Nor does one tenant take the room of the others.
+        if let Some(part) = &mut part {
+            part.of_tenant(caller.tenant_name(), &front.limits)?;
+        }
         parts.extensions.insert(caller);
         request = Request::from_parts(parts, body);
+    }
+    // gRPC routes speak gRPC alone.
+    if let Some(refused) = call.expect_protocol(request.uri().path())? {
+        return Ok(refused);
     }
     // A body that says it is too large is not read at all; those that lie are caught while reading.
     if call.grpc.is_none() && body::declared_too_large(request.headers(), front.limits.body_bytes_max) {
         return Err(body::too_large(front.limits.body_bytes_max));
     }
+    // Nor do all bodies together take more than there is, however slowly they come.
+    let counts = mount.access == Access::Key && !http_body::Body::is_end_stream(request.body());
+    let _hold = counts.then(|| Hold::of(&mount.front.0, request.body_mut()));
     // Nobody waits longer than they said, and nobody for ever.
     let patience = grpc_timeout(request.headers()).unwrap_or(Duration::MAX).min(front.limits.request());
     // A panic costs its own request, not the others of the connection.
-    let handled = catch_panic(route.call(request));
-    match tokio::time::timeout(patience, handled).await {
-        Ok(response) => response,
-        Err(_) => {
-            Err(Error::timed_out("not done within the deadline; it may have happened").code("deadline"))
-        }
-    }
+    // Whatever is asked of others for it is asked in that time.
+    let handled = deadline::within(patience, catch_panic(route.call(request)));
+    let Ok(response) = tokio::time::timeout(patience, handled).await else {
+        return Err(Error::timed_out("not done within the deadline; it may have happened").code("deadline"));
+    };
+    let response = response?;
+    let Some(part) = part else { return Ok(response) };
+    // It is one until its answer is read: streams last, and slow readers hold their answers in memory.
+    Ok(response.map(|body| part.hold(body)))
 }
 
 // === impl Call ===
@@ -242,12 +284,21 @@ impl Call {
         (Self { grpc, method: request.method().clone(), route, begin: Instant::now(), scope }, span)
     }
 
-    fn expect_protocol(&self) -> Result<()> {
+    /// What a request of plain HTTP to a gRPC route is told.
+    fn expect_protocol(&self, path: &str) -> Result<Option<Response>> {
         let is_grpc_route = self.route.as_ref().is_some_and(|route| route.as_str().ends_with("/{*rest}"));
-        if is_grpc_route && self.grpc.is_none() {
+        if !is_grpc_route || self.grpc.is_some() {
+            return Ok(None);
+        }
+        if !observe::is_method(path) {
+            return Err(unknown_route_error());
+        }
+        if self.method == Method::POST {
             return Err(Error::unsupported_media_type("this is a gRPC method; send application/grpc"));
         }
-        Ok(())
+        let mut refused = Error::method_not_allowed().into_response();
+        refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+        Ok(Some(refused))
     }
 
     fn refuse(&self, error: Error) -> Response {
@@ -269,36 +320,21 @@ impl Call {
     }
 }
 
-/// One of the requests worked on at the same time.
-struct Slot<'a>(Option<&'a AtomicUsize>);
-
-impl<'a> Slot<'a> {
-    fn take(front: &'a Shared, access: Access, request: &Request) -> Result<Self> {
-        if access == Access::Open || request.extensions().get::<InProcess>().is_some() {
-            return Ok(Self(None));
-        }
-        let slot = Self(Some(&front.in_flight));
-        if front.in_flight.fetch_add(1, Ordering::Relaxed) >= front.limits.requests_in_flight_max {
-            return Err(Error::unavailable("too many requests at once; try again").code("overloaded"));
-        }
-        Ok(slot)
+/// Turns the refusals of the router, its extractors and the transport of gRPC into those of the table.
+async fn own_refusals(call: &Call, response: Response) -> Response {
+    if call.grpc.is_some() {
+        // Only a call that ended before it began has its status in the headers.
+        return match tonic::Status::from_header_map(response.headers()) {
+            Some(status) if status.code() != tonic::Code::Ok && status.details().is_empty() => {
+                error::of_message(status).into_http()
+            }
+            _ => response,
+        };
     }
-}
-
-impl Drop for Slot<'_> {
-    fn drop(&mut self) {
-        if let Some(in_flight) = self.0 {
-            in_flight.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
-
-/// Turns the plain-text refusals of the router and its extractors into problems.
-async fn problem_pages(call: &Call, response: Response) -> Response {
     let status = response.status();
     let said = response.headers().get(header::CONTENT_TYPE);
     let plain = said.is_none_or(|value| value.as_bytes().starts_with(b"text/plain"));
-    if call.grpc.is_some() || !plain || !(status.is_client_error() || status.is_server_error()) {
+    if !plain || !(status.is_client_error() || status.is_server_error()) {
         return response;
     }
     let (parts, body) = response.into_parts();
@@ -306,7 +342,7 @@ async fn problem_pages(call: &Call, response: Response) -> Response {
     let said = String::from_utf8_lossy(&said).into_owned();
     let error = match status {
         StatusCode::METHOD_NOT_ALLOWED => Error::method_not_allowed(),
-        StatusCode::NOT_FOUND => Error::not_found("no such route").code("unknown_route"),
+        StatusCode::NOT_FOUND => unknown_route_error(),
         StatusCode::UNSUPPORTED_MEDIA_TYPE => Error::unsupported_media_type(said),
         StatusCode::PAYLOAD_TOO_LARGE => Error::too_large(said),
         _ if status.is_client_error() => Error::invalid(said),
@@ -329,7 +365,11 @@ pub(crate) async fn unknown_route(request: Request) -> Response {
     if content_type.is_some_and(|value| is_grpc(value.as_bytes())) {
         return tonic::Status::unimplemented("no such method").into_http::<Body>();
     }
-    Error::not_found("no such route").code("unknown_route").into_response()
+    unknown_route_error().into_response()
+}
+
+fn unknown_route_error() -> Error {
+    Error::not_found("no such route").code("unknown_route")
 }
 
 async fn catch_panic<F>(future: F) -> Result<Response>
@@ -359,7 +399,7 @@ fn is_grpc(content_type: &[u8]) -> bool {
 }
 
 fn is_request_id(id: &[u8]) -> bool {
-    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"_.:-".contains(b);
+    let plain = |b: &u8| b.is_ascii_graphic() && !b"\"'`<>&\\".contains(b);
     !id.is_empty() && id.len() <= REQUEST_ID_CHARS_MAX && id.iter().all(plain)
 }
 

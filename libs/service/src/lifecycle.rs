@@ -2,6 +2,7 @@
 
 use std::{future::Future, process::ExitCode};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +20,7 @@ where
     E: std::fmt::Display,
 {
     install_crypto_provider();
+    allow_open_files();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
@@ -52,6 +54,13 @@ where
 pub fn install_crypto_provider() {
     // An error says that one is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+/// Raises the number of files this process may open to what the system allows it.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // A refusal leaves what there was; connections are bounded by it.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 fn listen_for_signals(shutdown: CancellationToken) -> std::io::Result<()> {

@@ -84,7 +84,7 @@ impl Observer {
 
     /// A call was answered over gRPC.
     fn grpc(&self, path: &str, code: Code, begin: Instant) {
-        let path = if METHODS.contains(path) { path } else { UNKNOWN };
+        let path = if is_method(path) { path } else { UNKNOWN };
         let key = code as u32;
         let seconds = begin.elapsed().as_secs_f64();
         if record(&self.grpc, path, key, seconds) {
@@ -225,6 +225,11 @@ static METHODS: LazyLock<HashSet<String>> = LazyLock::new(|| {
     }
     paths
 });
+
+/// Whether a path is that of a gRPC method we could serve.
+pub(crate) fn is_method(path: &str) -> bool {
+    METHODS.contains(path)
+}
 
 fn code_of(headers: &HeaderMap) -> Option<Code> {
     headers.get(tonic::Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()))

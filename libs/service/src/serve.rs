@@ -1,18 +1,9 @@
 //! Serves routes on listeners until the shutdown, then drains.
 
-use std::{
-    io,
-    net::SocketAddr,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
-use http::Request;
+use http::{Request, Version, header};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -22,12 +13,15 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
-use crate::{Front, Tls, auth::RemoteAddress, layers::unknown_route, limits::Limits, operations, task};
+use crate::{
+    Front, Tls, activity::Activity, auth::RemoteAddress, layers::unknown_route, limits::Limits,
+    linger::Lingering, operations, task,
+};
 
 /// The bytes of a read buffer of an HTTP/1 connection, and so of a request head.
 const HTTP1_BUFFER_BYTES: usize = 128 * 1024;
@@ -35,6 +29,9 @@ const HTTP1_BUFFER_BYTES: usize = 128 * 1024;
 /// The HTTP/2 windows, bytes: large enough that a batch does not wait for a round trip.
 const HTTP2_STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+
+/// Connections of the operations listener; it is to answer however many the public one has.
+const OPERATIONS_CONNECTIONS_MAX: usize = 64;
 
 /// How long accepting rests after an error such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -52,8 +49,8 @@ pub struct Listeners {
     pub tls: Option<Tls>,
 }
 
-/// Serves mounted routes, health, reflection and metrics until the shutdown; then stops accepting, lets requests end
-/// for at most `drain_seconds_max`, and cuts what is left.
+/// Serves mounted routes, health, reflection and metrics until the shutdown, under the settings in force; then stops
+/// accepting, lets requests end for at most `drain_seconds_max`, and cuts what is left.
 ///
 /// Streams without an end do not end by themselves: handlers of such should watch the shutdown too.
 ///
@@ -73,13 +70,13 @@ pub async fn serve(
 
     let cut = CancellationToken::new();
     let connections = TaskTracker::new();
-    let acceptor = |listener, router: Router, tls| Acceptor {
+    let acceptor = |listener, router: Router, tls, connections_max| Acceptor {
         listener,
         router: router.with_state(()),
         tls,
         limits: Arc::new(front.limits().clone()),
         builder: Arc::new(protocols(front.limits())),
-        slots: Arc::new(Semaphore::new(front.limits().connections_max)),
+        slots: Arc::new(Semaphore::new(connections_max)),
         connections: connections.clone(),
         shutdown: shutdown.clone(),
         cut: cut.clone(),
@@ -89,14 +86,27 @@ pub async fn serve(
         background.push(task::spawn("tls files", tls.clone().watch(shutdown.clone())));
     }
     background.push(task::spawn("metrics upkeep", upkeep(shutdown.clone())));
+    background.push(task::spawn("settings", front.settings().clone().watch(shutdown.clone())));
+    let mut operations_address = None;
     if let Some(listener) = listeners.operations {
+        operations_address = Some(tracing::field::display(listener.local_addr()?));
         let routes = operations::health(front.health()).merge(operations::metrics()).fallback(unknown_route);
-        let operations = acceptor(listener, front.mount_open("operations", routes), None);
+        let operations = acceptor(
+            listener,
+            front.mount_open("operations", routes),
+            None,
+            OPERATIONS_CONNECTIONS_MAX.min(share_of_files(1, 8)),
+        );
         background.push(task::spawn("accept operations", operations.run()));
     }
-    let accept = task::spawn("accept", acceptor(listeners.public, public, listeners.tls).run());
+    let connections_max = front.limits().connections_max.min(share_of_files(3, 4));
+    if connections_max < front.limits().connections_max {
+        tracing::warn!(connections_max, "fewer connections than configured: raise the limit of open files");
+    }
+    let accept =
+        task::spawn("accept", acceptor(listeners.public, public, listeners.tls, connections_max).run());
     process.ready();
-    tracing::info!(address = %public_address, "listening");
+    tracing::info!(address = %public_address, operations = operations_address, "listening");
 
     shutdown.cancelled().await;
     process.not_ready("shutting down");
@@ -191,20 +201,22 @@ struct Connection {
 impl Connection {
     async fn run<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S) {
         let Self { router, address, limits, builder, shutdown } = self;
-        let asked = Arc::new(AtomicBool::new(false));
+        let activity = Arc::new(Activity::default());
         let remote = RemoteAddress(address.ip());
+        let patience = limits.header_read();
         let service = {
-            let asked = asked.clone();
+            let activity = activity.clone();
             service_fn(move |mut request: Request<Incoming>| {
-                asked.store(true, Ordering::Relaxed);
+                let active = activity.begin();
                 request.extensions_mut().insert(remote);
-                router.clone().call(request.map(Body::new))
+                let answer = router.clone().call(request_body(request, patience));
+                async move { answer.await.map(|answer| answer.map(|body| active.until_read(body))) }
             })
         };
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         // Whoever connects and asks nothing holds a slot that others could use.
         let mut patience = pin!(tokio::time::sleep(limits.header_read()));
-        let (mut patient, mut draining) = (true, false);
+        let mut draining = false;
         loop {
             tokio::select! {
                 ended = connection.as_mut() => {
@@ -213,13 +225,19 @@ impl Connection {
                     }
                     return;
                 }
-                () = &mut patience, if patient => {
-                    if !asked.load(Ordering::Relaxed) {
+                () = &mut patience => match activity.idle_again_at(Instant::now(), limits.idle()) {
+                    Some(moment) => patience.as_mut().reset(moment),
+                    None if draining => {
                         tracing::debug!(%address, "closed: no request came");
                         return;
                     }
-                    patient = false;
-                }
+                    // A request that is under way meets a goodbye and not a cut.
+                    None => {
+                        draining = true;
+                        connection.as_mut().graceful_shutdown();
+                        patience.as_mut().reset(Instant::now() + limits.header_read());
+                    }
+                },
                 () = shutdown.cancelled(), if !draining => {
                     draining = true;
                     connection.as_mut().graceful_shutdown();
@@ -227,6 +245,13 @@ impl Connection {
             }
         }
     }
+}
+
+/// Over HTTP/1 a client that has not sent all is heard out. One that waits to be asked for its body is not asked, and
+/// HTTP/2 ends a single stream.
+fn request_body(request: Request<Incoming>, patience: Duration) -> Request<Body> {
+    let linger = request.version() < Version::HTTP_2 && !request.headers().contains_key(header::EXPECT);
+    request.map(|body| if linger { Body::new(Lingering::new(body, patience)) } else { Body::new(body) })
 }
 
 fn protocols(limits: &Limits) -> auto::Builder<TokioExecutor> {
@@ -248,6 +273,13 @@ fn protocols(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .keep_alive_interval(Duration::from_secs(limits.http2_ping_seconds))
         .keep_alive_timeout(limits.header_read());
     builder
+}
+
+/// A part of the files that this process may open.
+fn share_of_files(numerator: usize, denominator: usize) -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(Semaphore::MAX_PERMITS);
+    (files / denominator * numerator).clamp(1, Semaphore::MAX_PERMITS)
 }
 
 async fn upkeep(shutdown: CancellationToken) {

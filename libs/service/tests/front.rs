@@ -182,10 +182,24 @@ async fn reflection_tells_our_services_in_both_versions() {
     let server = Server::start().await;
     let channel = channel(&server).await;
     let names = |list: Vec<String>| {
-        for name in ["attribution.ingestion.v1.IngestionService", "grpc.health.v1.Health"] {
+        for name in [
+            "attribution.ingestion.v1.IngestionService",
+            "attribution.attribution.v1.AttributionService",
+            "attribution.query.v1.QueryService",
+            "attribution.ml.v1.MlGatewayService",
+            "grpc.health.v1.Health",
+        ] {
             assert!(list.iter().any(|known| known == name), "{name} in {list:?}");
         }
     };
+    // Messages of every package, so that a client can write and read all of them.
+    const SYMBOLS: [&str; 5] = [
+        "attribution.events.v1.Event",
+        "attribution.ingestion.v1.IngestEventsRequest",
+        "attribution.attribution.v1.Decision",
+        "attribution.query.v1.RunReportRequest",
+        "attribution.ml.v1.ScoreRequest",
+    ];
     {
         use pb::v1::{
             server_reflection_client::*, server_reflection_request::*, server_reflection_response::*, *,
@@ -194,14 +208,26 @@ async fn reflection_tells_our_services_in_both_versions() {
             message_request: Some(MessageRequest::ListServices(String::new())),
             ..Default::default()
         };
+        let symbols = SYMBOLS.map(|symbol| ServerReflectionRequest {
+            message_request: Some(MessageRequest::FileContainingSymbol(symbol.into())),
+            ..Default::default()
+        });
+        let requests = tokio_stream::iter([request].into_iter().chain(symbols));
         let mut client = ServerReflectionClient::new(channel.clone());
-        let mut answers =
-            client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+        let mut answers = client.server_reflection_info(requests).await.unwrap().into_inner();
         match answers.message().await.unwrap().unwrap().message_response.unwrap() {
             MessageResponse::ListServicesResponse(list) => {
                 names(list.service.into_iter().map(|service| service.name).collect());
             }
             other => panic!("{other:?}"),
+        }
+        for symbol in SYMBOLS {
+            match answers.message().await.unwrap().unwrap().message_response.unwrap() {
+                MessageResponse::FileDescriptorResponse(found) => {
+                    assert!(!found.file_descriptor_proto.is_empty(), "{symbol}");
+                }
+                other => panic!("{symbol}: {other:?}"),
+            }
         }
     }
     {
@@ -212,14 +238,26 @@ async fn reflection_tells_our_services_in_both_versions() {
             message_request: Some(MessageRequest::ListServices(String::new())),
             ..Default::default()
         };
+        let symbols = SYMBOLS.map(|symbol| ServerReflectionRequest {
+            message_request: Some(MessageRequest::FileContainingSymbol(symbol.into())),
+            ..Default::default()
+        });
+        let requests = tokio_stream::iter([request].into_iter().chain(symbols));
         let mut client = ServerReflectionClient::new(channel);
-        let mut answers =
-            client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+        let mut answers = client.server_reflection_info(requests).await.unwrap().into_inner();
         match answers.message().await.unwrap().unwrap().message_response.unwrap() {
             MessageResponse::ListServicesResponse(list) => {
                 names(list.service.into_iter().map(|service| service.name).collect());
             }
             other => panic!("{other:?}"),
+        }
+        for symbol in SYMBOLS {
+            match answers.message().await.unwrap().unwrap().message_response.unwrap() {
+                MessageResponse::FileDescriptorResponse(found) => {
+                    assert!(!found.file_descriptor_proto.is_empty(), "{symbol}");
+                }
+                other => panic!("{symbol}: {other:?}"),
+            }
         }
     }
     server.stop().await;
@@ -358,6 +396,27 @@ async fn one_request_past_the_bound_is_shed_and_health_is_not() {
     for waiting in waiting {
         assert_eq!(waiting.await.unwrap(), 200);
     }
+    assert_eq!(send("GET", &whoami, Some(KEY), &[], "").await.status, 200);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn one_request_of_a_tenant_past_its_bound_is_shed_and_a_stream_counts_to_its_end() {
+    let limits = Limits { tenant_requests_in_flight_max: 1, ..Limits::default() };
+    let server = Server::with(limits, None).await;
+    let whoami = server.url("/whoami");
+    let mut client = IngestionServiceClient::new(channel(&server).await);
+    let (batches, receiver) = tokio::sync::mpsc::channel(1);
+    let mut request = Request::new(tokio_stream::wrappers::ReceiverStream::new(receiver));
+    request.metadata_mut().insert("authorization", format!("Bearer {KEY}").parse().unwrap());
+    let stream = client.stream_events(request).await.unwrap();
+    let shed = send("GET", &whoami, Some(KEY), &[], "").await;
+    assert_eq!((shed.status, shed.header("retry-after")), (429, "1"));
+    assert_eq!(shed.json()["code"], "too_many_requests");
+    assert_eq!(call(&server, "", Some(KEY)).await.unwrap_err().code(), Code::ResourceExhausted);
+    assert_eq!(send("GET", &whoami, Some(OTHER_KEY), &[], "").await.status, 200);
+    drop((batches, stream, client));
+    eventually("the stream has ended", || server.front.requests_in_flight() == 0).await;
     assert_eq!(send("GET", &whoami, Some(KEY), &[], "").await.status, 200);
     server.stop().await;
 }

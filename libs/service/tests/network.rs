@@ -104,7 +104,7 @@ async fn a_new_certificate_is_used_and_a_bad_one_is_not() {
     put("b");
     let begin = std::time::Instant::now();
     while handshake(&server, &[b"h2"]).await.0 != der("b") {
-        assert!(begin.elapsed() < Duration::from_secs(10), "the new certificate is not used");
+        assert!(begin.elapsed() < Duration::from_secs(60), "the new certificate is not used");
         tokio::task::yield_now().await;
     }
     server.stop().await;
@@ -137,7 +137,7 @@ async fn requests_end_before_the_process_does() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), refused).await.expect("still accepting");
+    tokio::time::timeout(Duration::from_secs(60), refused).await.expect("still accepting");
     assert!(!server.served.is_finished());
     server.gate.add_permits(1);
     assert_eq!(waiting.await.unwrap(), 200);
@@ -156,7 +156,7 @@ async fn what_does_not_end_is_cut_at_the_drain_limit() {
     });
     in_flight(&server).await;
     server.shutdown.cancel();
-    tokio::time::timeout(Duration::from_secs(10), server.served).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(60), server.served).await.unwrap().unwrap().unwrap();
     assert!(cut.await.unwrap().is_err());
 }
 
@@ -173,7 +173,7 @@ async fn who_connects_and_asks_nothing_is_let_go() {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         stream.write_all(begin.as_bytes()).await.unwrap();
         let mut rest = Vec::new();
-        let ended = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut rest)).await;
+        let ended = tokio::time::timeout(Duration::from_secs(25), stream.read_to_end(&mut rest)).await;
         assert!(ended.is_ok(), "still open after {begin:?}");
     }
     assert_eq!(send("GET", &server.url("/whoami"), Some(KEY), &[], "").await.status, 200);
@@ -193,7 +193,7 @@ async fn one_connection_past_the_bound_is_closed_and_its_place_is_free_again() {
         assert_eq!(&line, b"HTTP/1.1 200 OK");
     }
     let mut third = TcpStream::connect(server.address).await.unwrap();
-    let ended = tokio::time::timeout(Duration::from_secs(10), third.read(&mut [0; 1])).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(60), third.read(&mut [0; 1])).await.unwrap();
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
     drop(first);
     let begin = std::time::Instant::now();
@@ -203,7 +203,7 @@ async fn one_connection_past_the_bound_is_closed_and_its_place_is_free_again() {
         if matches!(next.read(&mut [0; 1]).await, Ok(1)) {
             break;
         }
-        assert!(begin.elapsed() < Duration::from_secs(10), "the place is not free again");
+        assert!(begin.elapsed() < Duration::from_secs(60), "the place is not free again");
     }
     server.stop().await;
 }

@@ -2,51 +2,18 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
-
 use http::HeaderMap;
-use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTraceServiceRequest, ExportTraceServiceResponse,
-        trace_service_server::{TraceService, TraceServiceServer},
-    },
-    trace::v1::Span,
-};
 use telemetry::trace;
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, metadata::MetadataMap, transport::Server};
+use testkit::otlp::Collector;
+use tonic::metadata::MetadataMap;
 
-#[derive(Default, Clone)]
-struct Collector(Arc<std::sync::Mutex<Vec<ExportTraceServiceRequest>>>);
-
-#[tonic::async_trait]
-impl TraceService for Collector {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        self.0.lock().unwrap().push(request.into_inner());
-        Ok(Response::new(ExportTraceServiceResponse::default()))
-    }
-}
-
-impl Collector {
-    fn spans(&self) -> Vec<Span> {
-        let received = self.0.lock().unwrap();
-        let resources = received.iter().flat_map(|request| &request.resource_spans);
-        resources.flat_map(|of| &of.scope_spans).flat_map(|of| &of.spans).cloned().collect()
-    }
-
-    fn service_names(&self) -> Vec<String> {
-        let received = self.0.lock().unwrap();
-        let resources = received.iter().flat_map(|request| &request.resource_spans);
-        let attributes = resources.flat_map(|of| of.resource.as_ref().unwrap().attributes.clone());
-        attributes
-            .filter(|attribute| attribute.key == "service.name")
-            .map(|attribute| format!("{:?}", attribute.value))
-            .collect()
-    }
+fn service_names(collector: &Collector) -> Vec<String> {
+    let resources = collector.requests().into_iter().flat_map(|request| request.resource_spans);
+    let attributes = resources.flat_map(|of| of.resource.unwrap().attributes);
+    attributes
+        .filter(|attribute| attribute.key == "service.name")
+        .map(|attribute| format!("{:?}", attribute.value))
+        .collect()
 }
 
 /// A client calls over HTTP headers, the server appends a frame with the trace as a string, a worker reads it and
@@ -78,13 +45,8 @@ fn the_way_of_an_event() -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_trace_runs_over_headers_strings_and_metadata() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let collector = Collector::default();
-    let serve = Server::builder()
-        .add_service(TraceServiceServer::new(collector.clone()))
-        .serve_with_incoming(TcpListenerStream::new(listener));
-    let served = tokio::task::JoinSet::from_iter([serve]);
+    let collector = Collector::start().await;
+    let endpoint = collector.endpoint().to_owned();
 
     let config = telemetry::Config { otlp_endpoint: Some(endpoint), ..telemetry::Config::new("under-test") };
     let guard = telemetry::init(config.clone()).unwrap();
@@ -92,7 +54,6 @@ async fn one_trace_runs_over_headers_strings_and_metadata() {
     let frame = the_way_of_an_event();
     // The shutdown alone must send everything.
     tokio::task::spawn_blocking(move || guard.shutdown()).await.unwrap();
-    drop(served);
 
     let spans = collector.spans();
     let one = |name: &str| {
@@ -114,8 +75,8 @@ async fn one_trace_runs_over_headers_strings_and_metadata() {
     assert_eq!(batch.links[0].span_id, way[1].span_id);
     assert_ne!(one("orphan").trace_id, way[0].trace_id);
     assert!(spans.iter().all(|span| span.name != "transport"));
-    assert!(collector.service_names().iter().all(|name| name.contains("under-test")));
-    assert!(!collector.service_names().is_empty());
+    assert!(service_names(&collector).iter().all(|name| name.contains("under-test")));
+    assert!(!service_names(&collector).is_empty());
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@
 
 use crate::{
     credit::{self, Weight},
-    paths,
+    paths, rolled,
     spec::{Dimension, Measure, ModelSpec, NOT_SET, ORGANIC, ReportSpec},
     sql::{quote, quote_list},
 };
@@ -58,10 +58,20 @@ pub(crate) fn rows(spec: &ReportSpec) -> String {
 
 /// Totals of the conversions selected: `currency`, `conversions`, `value`, `touches`.
 pub(crate) fn totals(spec: &ReportSpec) -> String {
+    let Some(hour) = rolled::until_micros(spec) else { return totals_since(spec, None) };
+    format!(
+        "SELECT c.currency AS currency, sum(c.conversions) AS conversions, sum(c.value) AS value, \
+         sum(c.touches) AS touches FROM ({} UNION ALL {}) AS c GROUP BY c.currency",
+        rolled::totals(spec, hour),
+        totals_since(spec, Some(hour))
+    )
+}
+
+fn totals_since(spec: &ReportSpec, since_micros: Option<i64>) -> String {
     let (from, touches) = if spec.measures(Measure::Touches) {
-        (paths::paths(spec), "sum(sign * toInt64(n))")
+        (paths::paths(spec, since_micros), "sum(sign * toInt64(n))")
     } else {
-        (paths::conversions(spec), "toInt64(0)")
+        (paths::conversions(spec, since_micros), "toInt64(0)")
     };
     format!(
         "SELECT toString(currency_key) AS currency, sum(toInt64(sign)) AS conversions, \
@@ -76,7 +86,7 @@ pub(crate) fn total_persons(spec: &ReportSpec) -> String {
          FROM (SELECT currency_key, conversion_id, identity FROM ({}) \
          GROUP BY currency_key, conversion_id, identity HAVING sum(sign) > 0) AS c \
          LEFT JOIN ({}) AS m ON m.identity = c.identity GROUP BY currency_key",
-        paths::conversions(spec),
+        paths::conversions(spec, None),
         paths::persons(spec)
     )
 }
@@ -106,12 +116,17 @@ fn labelled(spec: &ReportSpec) -> String {
          FROM ({}) AS p WHERE {filters} GROUP BY dims, currency{keys}",
         labels.join(", "),
         sums.join(", "),
-        credited(spec)
+        match rolled::until_micros(spec) {
+            Some(hour) => {
+                format!("{} UNION ALL {}", rolled::credited(spec, hour), credited(spec, Some(hour)))
+            }
+            None => credited(spec, None),
+        }
     )
 }
 
 // Grouped by what is stored: the cheapest keys for many rows.
-fn credited(spec: &ReportSpec) -> String {
+fn credited(spec: &ReportSpec, since_micros: Option<i64>) -> String {
     let mut keys: Vec<String> = vec!["currency_key".into()];
     keys.extend(spec.dimensions.iter().filter(|d| !d.of_touch()).map(|d| paths::key(*d)));
     if spec.measures(Measure::Persons) {
@@ -120,17 +135,17 @@ fn credited(spec: &ReportSpec) -> String {
     let touch_dimensions = paths::touch_dimensions(spec);
     let (weights, from, rows, touches) = if touch_dimensions.is_empty() {
         // Whatever the model, a row holds whole conversions.
-        let weights = vec![Weight::Whole; spec.models.len()];
+        let weights = vec![Weight::whole(); spec.models.len()];
         let (from, n) = if spec.measures(Measure::Touches) {
-            (paths::paths(spec), "toInt64(n)")
+            (paths::paths(spec, since_micros), "toInt64(n)")
         } else {
-            (paths::conversions(spec), "0")
+            (paths::conversions(spec, since_micros), "0")
         };
         (weights, from, "sum(toInt64(sign))", format!("sum(sign * {n})"))
     } else {
         keys.push("organic".into());
         keys.extend(touch_dimensions.iter().map(|d| format!("e_{}", d.name())));
-        let (weights, from) = credit::prepared(spec);
+        let (weights, from) = credit::prepared(spec, since_micros);
         (weights, from, "sum(toInt64(sign))", "sum(sign * toInt64(n > 0))".to_owned())
     };
     let mut columns = keys.clone();

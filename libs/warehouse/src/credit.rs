@@ -12,10 +12,15 @@ use crate::{
 /// What a touch of a path gets of its conversion; a conversion without a path is one row that gets it all.
 #[derive(Debug, Clone)]
 pub(crate) enum Weight {
-    /// Everything.
-    Whole,
-    /// Everything where a condition holds, nothing elsewhere.
-    All(String),
+    /// A part that is the same for every touch that gets any, in whole numbers.
+    Part {
+        /// Which touches get it; all without a condition.
+        to: Option<String>,
+        /// In 10⁻¹² of a conversion.
+        conversions_e12: String,
+        /// In 10⁻¹² of the currency's unit.
+        value_e12: String,
+    },
     /// A share as `Float64`.
     Share(String),
 }
@@ -36,7 +41,7 @@ pub(crate) fn needs_time(model: ModelSpec) -> bool {
 
 /// The weights of the models, and the select that they stand in: a row for each touch of each path, and one for each
 /// conversion without a path, which is `organic`.
-pub(crate) fn prepared(spec: &ReportSpec) -> (Vec<Weight>, String) {
+pub(crate) fn prepared(spec: &ReportSpec, since_micros: Option<i64>) -> (Vec<Weight>, String) {
     let mut scalars = String::new();
     let mut joined = vec![];
     for d in paths::touch_dimensions(spec) {
@@ -52,7 +57,7 @@ pub(crate) fn prepared(spec: &ReportSpec) -> (Vec<Weight>, String) {
     let sql = format!(
         "SELECT *, {}, n = 0 AS organic FROM (SELECT *{scalars} FROM ({})) LEFT ARRAY JOIN {}",
         names.join(", "),
-        paths(spec),
+        paths(spec, since_micros),
         arrays.join(", ")
     );
     (weights, sql)
@@ -61,28 +66,58 @@ pub(crate) fn prepared(spec: &ReportSpec) -> (Vec<Weight>, String) {
 // === impl Weight ===
 
 impl Weight {
+    /// The whole conversion to every row.
+    pub(crate) fn whole() -> Self {
+        Self::Part {
+            to: None,
+            conversions_e12: "toInt64(1000000000000)".into(),
+            value_e12: "toInt128(value_micros) * 1000000".into(),
+        }
+    }
+
+    fn all(to: String) -> Self {
+        let Self::Part { conversions_e12, value_e12, .. } = Self::whole() else { return Self::whole() };
+        Self::Part { to: Some(to), conversions_e12, value_e12 }
+    }
+
     /// In 10⁻¹² of a conversion.
     pub(crate) fn conversions_e12(&self) -> String {
         match self {
-            Self::Whole => "toInt64(1000000000000)".into(),
-            Self::All(condition) => format!("if(n = 0 OR {condition}, toInt64(1000000000000), toInt64(0))"),
+            Self::Part { to: None, conversions_e12, .. } => conversions_e12.clone(),
+            Self::Part { to: Some(to), conversions_e12, .. } => {
+                format!("if(n = 0 OR {to}, {conversions_e12}, toInt64(0))")
+            }
             Self::Share(share) => {
                 format!("if(n = 0, toInt64(1000000000000), toInt64(round({share} * 1e12)))")
             }
         }
     }
 
-    /// In 10⁻¹² of the currency's unit. A whole conversion is exact, a share as exact as its `Float64`.
+    /// In 10⁻¹² of the currency's unit. A part is exact, a share as exact as its `Float64`.
     pub(crate) fn value_e12(&self) -> String {
-        let whole = "toInt128(value_micros) * 1000000";
         match self {
-            Self::Whole => whole.into(),
-            Self::All(condition) => format!("if(n = 0 OR {condition}, {whole}, toInt128(0))"),
+            Self::Part { to: None, value_e12, .. } => value_e12.clone(),
+            Self::Part { to: Some(to), value_e12, .. } => {
+                format!("if(n = 0 OR {to}, {value_e12}, toInt128(0))")
+            }
             Self::Share(share) => format!(
-                "if(n = 0 OR {share} = 1, {whole}, toInt128(round({share} * toFloat64(value_micros) * 1e6)))"
+                "if(n = 0 OR {share} = 1, toInt128(value_micros) * 1000000, \
+                 toInt128(round({share} * toFloat64(value_micros) * 1e6)))"
             ),
         }
     }
+}
+
+// An even part of `count`, which may be 0 for a path without touches; computed once for each path. Value as integers,
+// rounded half away from zero; a conversion has no halves with so few touches.
+fn even(m: usize, count: &str, to: Option<String>, scalars: &mut String) -> Weight {
+    let (conversions_e12, value_e12) = (format!("q{m}"), format!("w{m}"));
+    scalars.push_str(&format!(
+        ", greatest({count}, 1) AS k{m}, toInt64(round(1e12 / k{m})) AS {conversions_e12}, \
+         intDiv(toInt128(value_micros) * 2000000 + if(value_micros < 0, -toInt64(k{m}), toInt64(k{m})), \
+         toInt128(2 * k{m})) AS {value_e12}"
+    ));
+    Weight::Part { to, conversions_e12, value_e12 }
 }
 
 // Adds what the model needs of each path to the scalars, and what it needs of each touch to the joined arrays.
@@ -96,32 +131,32 @@ fn weigh(
     let model = match model {
         ModelSpec::Rule(model) => model,
         // Only what is organic: the rest is solved over all paths at once.
-        ModelSpec::Markov => return Weight::All("0".into()),
+        ModelSpec::Markov => return Weight::all("0".into()),
         ModelSpec::Shapley => {
-            scalars.push_str(&format!(", length(arrayDistinct({PATH})) AS s{m}"));
             joined.push((format!("arrayEnumerateUniq({PATH})"), format!("x{m}")));
-            return Weight::Share(format!("if(x{m} = 1, 1 / s{m}, 0.)"));
+            let distinct = format!("length(arrayDistinct({PATH}))");
+            return even(m, &distinct, Some(format!("x{m} = 1")), scalars);
         }
     };
     match model {
-        Model::Decision if stored_winner(spec) => Weight::All("i = won".into()),
+        Model::Decision if stored_winner(spec) => Weight::all("i = won".into()),
         Model::Decision => {
             let rank = rank(spec);
             scalars.push_str(&format!(", arrayMin(x -> {rank}, a_event_type) AS r{m}"));
             scalars.push_str(&format!(", arrayLastIndex(x -> {rank} = r{m}, a_event_type) AS s{m}"));
-            Weight::All(format!("i = s{m}"))
+            Weight::all(format!("i = s{m}"))
         }
-        Model::FirstTouch => Weight::All("i = 1".into()),
-        Model::LastTouch => Weight::All("i = n".into()),
+        Model::FirstTouch => Weight::all("i = 1".into()),
+        Model::LastTouch => Weight::all("i = n".into()),
         Model::LastNonDirect if spec.rules.precedence.direct_channels.is_empty() => {
-            Weight::All("i = n".into())
+            Weight::all("i = n".into())
         }
         Model::LastNonDirect => {
             let direct = quote_list(&spec.rules.precedence.direct_channels);
             scalars.push_str(&format!(", arrayLastIndex(x -> x NOT IN {direct}, a_channel) AS s{m}"));
-            Weight::All(format!("i = if(s{m} = 0, n, s{m})"))
+            Weight::all(format!("i = if(s{m} = 0, n, s{m})"))
         }
-        Model::Linear => Weight::Share("(1 / n)".into()),
+        Model::Linear => even(m, "n", None, scalars),
         Model::PositionBased { first, last } => Weight::Share(position_based(first, last)),
         Model::TimeDecay { half_life_millis } => {
             let half_life = float(half_life_millis as f64);

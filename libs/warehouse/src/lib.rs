@@ -14,9 +14,11 @@ mod nulls;
 mod order;
 mod paths;
 mod report;
+mod rolled;
 mod spec;
 mod sql;
 mod store;
+mod url;
 mod write;
 
 pub use error::Error;

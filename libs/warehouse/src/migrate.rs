@@ -7,12 +7,15 @@ use crate::{Error, Warehouse};
 
 /// The migrations in their order; the number is the place from 1. One statement each, that may be repeated: the record
 /// of it comes after it.
-const MIGRATIONS: [(&str, &str); 5] = [
+const MIGRATIONS: [(&str, &str); 8] = [
     ("meta", include_str!("../migrations/0001_meta.sql")),
     ("progress", include_str!("../migrations/0002_progress.sql")),
     ("touches", include_str!("../migrations/0003_touches.sql")),
     ("conversions", include_str!("../migrations/0004_conversions.sql")),
     ("identities", include_str!("../migrations/0005_identities.sql")),
+    ("paths", include_str!("../migrations/0006_paths.sql")),
+    ("by_hour", include_str!("../migrations/0007_by_hour.sql")),
+    ("fill_by_hour", include_str!("../migrations/0008_fill_by_hour.sql")),
 ];
 
 const RECORD: &str = "CREATE TABLE IF NOT EXISTS migrations (version UInt32, name String, checksum String) \

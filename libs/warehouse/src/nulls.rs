@@ -61,7 +61,7 @@ fn converters(spec: &ReportSpec) -> String {
     format!(
         "SELECT {PERSON} FROM (SELECT identity FROM conversions WHERE {} \
          GROUP BY identity, conversion_id HAVING sum(sign) > 0) AS c LEFT JOIN ({}) AS m ON m.identity = c.identity",
-        selected(spec),
+        selected(spec, None),
         persons(spec)
     )
 }

@@ -16,13 +16,13 @@ pub(crate) const PATH: &str = "path";
 
 /// The conversions selected: `sign`, `value_micros`, `currency_key`, `conversion_id`, `identity`, and a key for each
 /// dimension of the conversion.
-pub(crate) fn conversions(spec: &ReportSpec) -> String {
-    format!("SELECT {} FROM conversions WHERE {}", scalars(spec).join(", "), selected(spec))
+pub(crate) fn conversions(spec: &ReportSpec, since_micros: Option<i64>) -> String {
+    format!("SELECT {} FROM conversions WHERE {}", scalars(spec).join(", "), selected(spec, since_micros))
 }
 
 /// The conversions selected with their paths after all transforms: the columns of [`conversions`], `won` (the place of
 /// the stored winner in the path, or 0), the arrays that the report needs, and `n`, their length.
-pub(crate) fn paths(spec: &ReportSpec) -> String {
+pub(crate) fn paths(spec: &ReportSpec, since_micros: Option<i64>) -> String {
     let arrays = arrays(spec);
     let mut columns = scalars(spec);
     columns.push(
@@ -39,7 +39,8 @@ pub(crate) fn paths(spec: &ReportSpec) -> String {
         columns.push(format!("arrayMap(x -> {}, {array}) AS {PATH}", path_label(dimension)));
         names.push(PATH.into());
     }
-    let base = format!("SELECT {} FROM conversions WHERE {}", columns.join(", "), selected(spec));
+    let base =
+        format!("SELECT {} FROM conversions WHERE {}", columns.join(", "), selected(spec, since_micros));
     let mut carried = vec!["sign", "value_micros", "currency_key", "conversion_id", "identity", "won"];
     let keys: Vec<String> = conversion_dimensions(spec).map(key).collect();
     carried.extend(keys.iter().map(String::as_str));
@@ -53,13 +54,18 @@ pub(crate) fn converting(spec: &ReportSpec) -> String {
         "SELECT CAST(p.{PATH} AS Array(String)) AS path, toString(p.currency_key) AS currency, \
          sum(toInt64(p.sign)) AS conversions, sum(p.sign * toInt128(p.value_micros)) AS value \
          FROM ({}) AS p WHERE n > 0 GROUP BY path, currency HAVING conversions != 0 OR value != 0",
-        paths(spec)
+        paths(spec, None)
     )
 }
 
-/// Where the conversions of the report are: everything but what their touches say.
-pub(crate) fn selected(spec: &ReportSpec) -> String {
+/// Where the conversions of the report are: everything but what their touches say; those recorded since a moment, if there
+/// is one, Unix microseconds.
+pub(crate) fn selected(spec: &ReportSpec, since_micros: Option<i64>) -> String {
     let mut conditions = within(spec);
+    if let Some(since) = since_micros {
+        conditions
+            .push_str(&format!(" AND recorded_at >= fromUnixTimestamp64Micro(toInt64({since}), 'UTC')"));
+    }
     for filter in spec.filters.iter().filter(|filter| !filter.dimension.of_touch()) {
         conditions.push_str(&format!(" AND {}", passes(spec, filter)));
     }
@@ -172,14 +178,17 @@ fn passes(spec: &ReportSpec, filter: &Filter) -> String {
         Dimension::Day | Dimension::Week | Dimension::Month | Dimension::Hour => {
             format!("{} IN {}", shown(filter.dimension, &stored), quote_list(&filter.values))
         }
-        _ => {
-            let mut values: Vec<&str> = filter.values.iter().map(String::as_str).collect();
-            if values.contains(&NOT_SET) {
-                values.push("");
-            }
-            format!("{stored} IN {}", quote_list(&values))
-        }
+        _ => format!("{stored} IN {}", quote_list(&stored_values(filter))),
     }
+}
+
+/// The values of a filter as they are stored.
+pub(crate) fn stored_values(filter: &Filter) -> Vec<&str> {
+    let mut values: Vec<&str> = filter.values.iter().map(String::as_str).collect();
+    if values.contains(&NOT_SET) {
+        values.push("");
+    }
+    values
 }
 
 // The arrays that the report needs and what they are made of; at least one, which says how long the path is.

@@ -41,14 +41,24 @@ struct ProgressRow {
 // === impl Warehouse ===
 
 impl Warehouse {
+    /// The warehouse that a URL names, as [`Config::from_url`] reads it; nothing is sent yet.
+    pub fn open(url: &str) -> Result<Self, Error> {
+        Self::connect(&Config::from_url(url)?)
+    }
+
     /// A warehouse at an address; nothing is sent yet.
     pub fn connect(config: &Config) -> Result<Self, Error> {
+        Self::connect_with(Client::default(), config)
+    }
+
+    /// A warehouse that is reached by a client with a transport of its own.
+    pub fn connect_with(client: Client, config: &Config) -> Result<Self, Error> {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let name = &config.database;
         if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
             return Err(Error::Config("name the database with 1 to 64 of [A-Za-z0-9_]".into()));
         }
-        let mut client = Client::default().with_url(&config.url).with_compression(Compression::None);
+        let mut client = client.with_url(&config.url).with_compression(Compression::None);
         if !config.user.is_empty() {
             client = client.with_user(&config.user);
         }

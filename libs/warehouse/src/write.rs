@@ -7,12 +7,13 @@
 use std::collections::BTreeMap;
 
 use clickhouse::{Row, RowWrite, insert::Insert};
+use fail::fail_point;
 use serde::{Deserialize, Serialize};
 
 use crate::{CandidateFact, ConversionFact, Error, Facts, IdentityFact, Progress, TouchFact, Warehouse};
 
 /// Rows of one INSERT at most.
-pub(crate) const INSERT_ROWS_MAX: usize = 20_000;
+pub(crate) const INSERT_ROWS_MAX: usize = 50_000;
 /// Nested touches of one INSERT at most, so that its block stays within some 200 MB.
 const INSERT_CANDIDATES_MAX: usize = 1_000_000;
 
@@ -141,18 +142,24 @@ impl Warehouse {
         for chunk in chunks(&facts.identities, identities, |_| None, |_| 0)? {
             let rows: Vec<_> = chunk.into_iter().map(|fact| identity_row(fact, part, batch)).collect();
             send(self.insert::<IdentityRow<'static>>("identities").await?, rows).await?;
+            fail_point!("warehouse::after_identities");
         }
         for chunk in chunks(&facts.touches, touches, |f| Some(f.time_millis), |_| 0)? {
             let rows: Vec<_> = chunk.into_iter().map(|fact| touch_row(fact, part, batch)).collect();
             send(self.insert::<TouchRow<'static>>("touches").await?, rows).await?;
+            fail_point!("warehouse::after_touches");
         }
         let weight = |f: &ConversionFact| f.candidates.len();
         for chunk in chunks(&facts.conversions, conversions, |f| Some(f.time_millis), weight)? {
             let rows: Vec<_> = chunk.into_iter().map(|fact| conversion_row(fact, part, batch)).collect();
             send(self.insert::<ConversionRow<'static>>("conversions").await?, rows).await?;
+            fail_point!("warehouse::after_conversions");
         }
+        fail_point!("warehouse::before_progress");
         let done = ProgressRow { part, batch, to_offset, time };
-        send(self.insert::<ProgressRow>("progress").await?, [done]).await
+        send(self.insert::<ProgressRow>("progress").await?, [done]).await?;
+        fail_point!("warehouse::after_progress");
+        Ok(())
     }
 
     async fn insert<T: Row>(&self, table: &str) -> Result<Insert<T>, Error> {

@@ -1,6 +1,6 @@
 //! The service's limits.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 /// Limits of the worker and the fact writer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -18,17 +18,64 @@ pub struct Config {
     pub fact_linger_millis: u64,
     /// Decisions a slow reader of the stream may be behind.
     pub stream_decisions_max: usize,
+    /// The model that is asked for the probability of fraud.
+    pub score_model: String,
+    /// How long the decisions of one batch wait for their scores; 1 to [`SCORE_DEADLINE_MILLIS_MAX`].
+    #[serde(deserialize_with = "score_deadline")]
+    pub score_deadline_millis: u64,
+    /// How long the model gateway is not asked after it failed.
+    pub score_pause_millis: u64,
+    /// Touches of one conversion that are scored where the settings reject above a probability, the first to win first.
+    pub score_touches_max: usize,
+    /// Clicks and impressions that are kept in memory to count those of a device, an address or a sub-publisher.
+    pub traffic_touches_max: usize,
 }
+
+/// The longest that decisions may wait for scores.
+pub const SCORE_DEADLINE_MILLIS_MAX: u64 = 1_000;
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            worker_batch_bytes_max: 2 * 1024 * 1024,
+            worker_batch_bytes_max: 8 * 1024 * 1024,
             journeys_max: 512,
-            fact_rows_max: 20_000,
+            fact_rows_max: 50_000,
             fact_touches_max: 200_000,
             fact_linger_millis: 250,
             stream_decisions_max: 1_024,
+            score_model: "fraud".into(),
+            score_deadline_millis: 20,
+            score_pause_millis: 1_000,
+            score_touches_max: 10,
+            traffic_touches_max: 200_000,
+        }
+    }
+}
+
+fn score_deadline<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let millis = u64::deserialize(from)?;
+    if (1..=SCORE_DEADLINE_MILLIS_MAX).contains(&millis) {
+        return Ok(millis);
+    }
+    Err(D::Error::custom(format!("score_deadline_millis is 1 to {SCORE_DEADLINE_MILLIS_MAX}: {millis}")))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn decisions_wait_for_scores_within_bounds() {
+        let read = |millis: u64| {
+            serde_json::from_value::<Config>(serde_json::json!({ "score_deadline_millis": millis }))
+        };
+        for millis in [1, 20, 1_000] {
+            assert_eq!(read(millis).unwrap().score_deadline_millis, millis);
+        }
+        for millis in [0, 1_001] {
+            assert!(read(millis).unwrap_err().to_string().contains("1 to 1000"), "{millis}");
         }
     }
 }

@@ -1,15 +1,17 @@
 //! A stored journey as the model takes it, and a decision as it is stored and answered.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use journey_store::StoredJourney;
-use model::{IdentityHash, Model, Rules, TouchKind, credit, decide, explain};
+use model::{FraudRule, IdentityHash, Model, Rules, TouchKind, credit, explain, fraud::PROBABILITY_MICROS};
 use proto::{
-    decisions::{Candidate, Decision, MatchType, ModelCredit, Score, TouchCredit, Verdict, Winner},
+    decisions::{
+        self, Candidate, Decision, FraudFinding, MatchType, ModelCredit, TouchCredit, Verdict, Winner,
+    },
     events::{Event, EventType},
 };
 
-use crate::{error::Error, frames};
+use crate::{error::Error, scoring::Scoring};
 
 // The rule models that every decision shows, with their default parameters.
 const MODELS: [Model; 7] = [
@@ -43,20 +45,39 @@ impl From<StoredJourney> for Case {
     }
 }
 
+/// Decides a stored journey: what the worker does with it.
+///
+/// # Errors
+/// The conversion's value cannot be read.
+pub fn decide(journey: StoredJourney, rules: &Rules) -> Result<Decision, Error> {
+    make(journey.into(), rules, &Scoring::Off)
+}
+
+/// [`decide`], with what the gateway says.
+pub(crate) fn decide_scored(
+    journey: StoredJourney,
+    rules: &Rules,
+    scoring: &Scoring<'_>,
+) -> Result<Decision, Error> {
+    make(journey.into(), rules, scoring)
+}
+
 /// Decides a case and puts the decision in the words of the contract, without editions.
-pub(crate) fn make(case: Case, rules: &Rules) -> Result<Decision, Error> {
+pub(crate) fn make(case: Case, rules: &Rules, scoring: &Scoring<'_>) -> Result<Decision, Error> {
     let touches = case.touches.iter().filter_map(event_to_touch).collect();
     let journey = model::Journey {
         conversion: event_to_conversion(&case.conversion)?,
         touches,
         previous_conversion_millis: case.previous_conversion_millis,
     };
-    let decided = decide(journey, rules);
+    let decided = model::decide_scored(journey, rules, &scoring.fraud_scores());
+    let score = scoring.score(&decided, rules);
     let mut events: HashMap<String, Event> =
         case.touches.into_iter().map(|event| (event.event_id.clone(), event)).collect();
     let winner = winner(&decided);
     let credit = MODELS.iter().map(|model| model_credit(&decided, *model, rules)).collect();
     let explanation = explain::explain(&decided);
+    let fraud = findings(&decided, rules);
     let candidates = decided
         .candidates
         .into_iter()
@@ -66,6 +87,8 @@ pub(crate) fn make(case: Case, rules: &Rules) -> Result<Decision, Error> {
             match_type: MatchType::Identity.into(),
             age_millis: candidate.age_millis,
             window_millis: candidate.window_millis,
+            fraud: candidate.broken.iter().map(|rule| fraud_rule(*rule).into()).collect(),
+            fraud_probability: candidate.fraud_micros.map(probability),
         })
         .collect();
     Ok(Decision {
@@ -78,21 +101,42 @@ pub(crate) fn make(case: Case, rules: &Rules) -> Result<Decision, Error> {
         truncated: decided.truncated,
         winner: Some(winner),
         credit,
-        score: Some(Score {
-            present: false,
-            fraud_probability: 0.0,
-            reasons: vec!["no model gateway is configured".into()],
-        }),
+        score: Some(score),
         editions: Vec::new(),
         explanation,
+        fraud,
     })
 }
 
 /// An event as it is shown: without address and user agent.
 fn shown(mut event: Event) -> Event {
-    event.ip.clear();
-    event.user_agent.clear();
+    journey_store::conceal(&mut event);
     event
+}
+
+/// Each rule that a candidate breaks, once.
+fn findings(decided: &model::Decision, rules: &Rules) -> Vec<FraudFinding> {
+    let broken: BTreeSet<FraudRule> =
+        decided.candidates.iter().flat_map(|candidate| candidate.broken.iter().copied()).collect();
+    let finding = |rule: FraudRule| FraudFinding {
+        rule: fraud_rule(rule).into(),
+        reason: rule.reason(&rules.fraud.caps),
+    };
+    broken.into_iter().map(finding).collect()
+}
+
+fn fraud_rule(rule: FraudRule) -> decisions::FraudRule {
+    match rule {
+        FraudRule::ClickToInstall => decisions::FraudRule::ClickToInstall,
+        FraudRule::AfterInstallBegin => decisions::FraudRule::AfterInstallBegin,
+        FraudRule::CapMinutes => decisions::FraudRule::CapMinutes,
+        FraudRule::CapHour => decisions::FraudRule::CapHour,
+        FraudRule::CapDay => decisions::FraudRule::CapDay,
+    }
+}
+
+fn probability(micros: u32) -> f64 {
+    f64::from(micros) / f64::from(PROBABILITY_MICROS)
 }
 
 fn winner(decided: &model::Decision) -> Winner {
@@ -130,18 +174,22 @@ fn model_credit(decided: &model::Decision, model: Model, rules: &Rules) -> Model
     ModelCredit { model: model.name().into(), touches }
 }
 
-/// A touch event as the model takes it; `None` for other events.
-pub fn event_to_touch(event: &Event) -> Option<model::Touch> {
-    let kind = match event.event_type() {
+/// The kind of a touch; `None` for other events.
+pub(crate) fn touch_kind(event: &Event) -> Option<TouchKind> {
+    Some(match event.event_type() {
         EventType::Impression => TouchKind::Impression,
         EventType::Click => TouchKind::Click,
         EventType::Visit => TouchKind::Visit,
         EventType::Activity | EventType::Conversion | EventType::Unspecified => return None,
-    };
+    })
+}
+
+/// A touch event as the model takes it; `None` for other events.
+pub fn event_to_touch(event: &Event) -> Option<model::Touch> {
     Some(model::Touch {
         id: event.event_id.clone(),
-        kind,
-        time_millis: frames::time_millis(event),
+        kind: touch_kind(event)?,
+        time_millis: journey_store::event_millis(event),
         app_id: event.app_id.clone(),
         channel: event.channel.clone(),
         partner: event.partner.clone(),
@@ -166,10 +214,11 @@ pub fn event_to_conversion(event: &Event) -> Result<model::Conversion, Error> {
     Ok(model::Conversion {
         id: event.event_id.clone(),
         name: event.conversion.clone(),
-        time_millis: frames::time_millis(event),
+        time_millis: journey_store::event_millis(event),
         app_id: event.app_id.clone(),
         value_micros,
         currency: event.currency.clone(),
+        install_begin_millis: event.install_begin.as_ref().map(journey_store::time_millis),
     })
 }
 

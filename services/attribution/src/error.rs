@@ -4,7 +4,7 @@ use event_log::LogError;
 use journey_store::StoreError;
 use thiserror::Error;
 
-/// Why work stopped; everything but [`Error::Stopped`] is tried again after a pause.
+/// Why work stopped; everything but [`Error::Stopped`] and a store that was superseded is tried again after a pause.
 #[derive(Debug, Error)]
 pub enum Error {
     /// The event log.
@@ -37,7 +37,21 @@ pub enum Error {
     /// A stored decision that cannot be read.
     #[error("a stored decision cannot be read: {0}")]
     Decision(String),
+    /// The process that has the first partition has not made the stores one generation yet.
+    #[error(
+        "journey store and warehouse are not of one generation yet: the process that has partition 0 makes them so"
+    )]
+    NotAligned,
     /// The process is shutting down.
     #[error("shutting down")]
     Stopped,
+}
+
+// === impl Error ===
+
+impl Error {
+    /// Whether only a new process can go on.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(self, Self::Store(StoreError::Superseded))
+    }
 }

@@ -1,13 +1,12 @@
 //! The fact writer of one partition: plans a batch durably, inserts it, and never gets ahead of the worker.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use event_log::{Entry, EventLog, LogError};
+use fail::fail_point;
 use journey_store::{Outbox, Plan};
 use telemetry::health::Component;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use warehouse::{Facts, Warehouse};
@@ -89,6 +88,9 @@ impl FactWriter {
                 failed = self.work() => failed,
             };
             if let Err(error) = failed {
+                if error.is_final() {
+                    return self.progress.end(&error);
+                }
                 tracing::error!(partition = self.partition, %error, "facts are held up; decisions go on");
                 self.health.not_ready(error.to_string());
             }
@@ -96,6 +98,7 @@ impl FactWriter {
                 pause = Duration::from_millis(50);
             }
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
@@ -120,6 +123,8 @@ impl FactWriter {
         let last =
             written.iter().filter(|p| p.partition == self.partition).map(|p| p.batch).max().unwrap_or(0);
         if last < plan.batch {
+            // A process that was killed while it stored the plan leaves one that is there and not durable yet.
+            self.put_plan(plan).await?;
             let collected = self.collect(plan.from, plan.to, Bound::None).await?;
             self.warehouse.resume_batch(self.id(plan, &collected), &collected.facts).await?;
             tracing::info!(partition = self.partition, batch = plan.batch, "a planned batch was finished");
@@ -134,8 +139,10 @@ impl FactWriter {
         state.full = collected.to < consumed;
         if collected.facts.rows() > 0 {
             let plan = Plan { batch: state.batch + 1, from: state.from, to: collected.to };
-            self.outbox.put_plan(self.partition, plan).await?;
+            self.put_plan(plan).await?;
+            fail_point!("fact_writer::after_plan");
             self.insert(plan, &collected).await?;
+            fail_point!("fact_writer::after_insert");
             state.batch = plan.batch;
             let rows = collected.facts.rows();
             tracing::debug!(partition = self.partition, batch = plan.batch, rows, "a batch was reported");
@@ -155,6 +162,11 @@ impl FactWriter {
             tokio::time::sleep(self.linger).await;
         }
         *consumed.borrow()
+    }
+
+    async fn put_plan(&self, plan: Plan) -> Result<(), Error> {
+        fail_point!("mutant::insert_without_plan", |_| Ok(()));
+        Ok(self.outbox.put_plan(self.partition, plan).await?)
     }
 
     async fn insert(&self, plan: Plan, collected: &Collected) -> Result<(), Error> {

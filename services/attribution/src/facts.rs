@@ -2,16 +2,16 @@
 
 use event_log::Record;
 use journey_store::{EditionChange, Effects};
-use model::{IdentityHash, IdentityKind, TouchKind};
+use model::{IdentityHash, IdentityKind};
 use prost::Message;
 use proto::{
     decisions::{Candidate, Decision, Verdict},
-    events::{Event, EventType},
+    events::Event,
 };
 use warehouse::{CandidateFact, ConversionFact, IdentityFact, MatchType, Sign, TouchFact};
 
 use crate::{
-    decision::event_to_conversion,
+    decision::{event_to_conversion, touch_kind},
     error::Error,
     fact_writer::{Collected, TRACES_MAX},
     frames::{self, Contents},
@@ -65,12 +65,12 @@ pub(crate) fn add(
 }
 
 fn touch(tenant: &str, recorded_at_micros: i64, event: Event) -> Option<TouchFact> {
-    let kind = kind(&event)?;
+    let kind = touch_kind(&event)?;
     Some(TouchFact {
         tenant: tenant.to_owned(),
         identity: home(tenant, &event)?,
         kind,
-        time_millis: frames::time_millis(&event),
+        time_millis: journey_store::event_millis(&event),
         recorded_at_micros,
         app_id: event.app_id,
         touch_id: event.event_id,
@@ -120,8 +120,8 @@ fn candidate(candidate: Candidate) -> Option<CandidateFact> {
     let verdict = verdict(candidate.verdict());
     let touch = candidate.touch?;
     Some(CandidateFact {
-        kind: kind(&touch)?,
-        time_millis: frames::time_millis(&touch),
+        kind: touch_kind(&touch)?,
+        time_millis: journey_store::event_millis(&touch),
         touch_id: touch.event_id,
         channel: touch.channel,
         partner: touch.partner,
@@ -143,15 +143,6 @@ fn verdict(verdict: Verdict) -> Option<model::Verdict> {
         Verdict::Fraud => model::Verdict::Fraud,
         // Not part of a path: only shown.
         Verdict::AfterConversion | Verdict::Unspecified => return None,
-    })
-}
-
-fn kind(event: &Event) -> Option<TouchKind> {
-    Some(match event.event_type() {
-        EventType::Impression => TouchKind::Impression,
-        EventType::Click => TouchKind::Click,
-        EventType::Visit => TouchKind::Visit,
-        EventType::Activity | EventType::Conversion | EventType::Unspecified => return None,
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use event_log::Record;
 use journey_store::{Incoming, Position};
 use prost::Message;
@@ -30,12 +31,40 @@ pub(crate) struct Contents {
     pub(crate) traces: Vec<(usize, String)>,
 }
 
+/// A [`Frame`] whose events are not decoded yet: each is then decoded where it stays.
+#[derive(Clone, PartialEq, Message)]
+struct Undecoded {
+    #[prost(uint32, tag = "1")]
+    version: u32,
+    #[prost(enumeration = "FrameKind", tag = "2")]
+    kind: i32,
+    #[prost(string, tag = "3")]
+    tenant: String,
+    #[prost(string, tag = "4")]
+    settings_edition: String,
+    #[prost(string, tag = "6")]
+    traceparent: String,
+    #[prost(bytes = "bytes", repeated, tag = "7")]
+    events: Vec<Bytes>,
+    #[prost(message, repeated, tag = "8")]
+    redecides: Vec<Redecide>,
+}
+
+impl Contents {
+    /// Forgets what it holds, but not the memory that it took.
+    pub(crate) fn clear(&mut self) {
+        self.events.clear();
+        self.asked.clear();
+        self.traces.clear();
+    }
+}
+
 /// Decodes a record and adds what it holds.
 pub(crate) fn decode(partition: u32, record: &Record, into: &mut Contents) -> Result<(), Error> {
     let mut index = 0;
     for bytes in &record.frames {
         let wrong = |reason: String| Error::Frame { partition, offset: record.offset, reason };
-        let frame = Frame::decode(bytes.as_ref()).map_err(|error| wrong(error.to_string()))?;
+        let frame = Undecoded::decode(bytes.clone()).map_err(|error| wrong(error.to_string()))?;
         if frame.version != FRAME_VERSION {
             return Err(wrong(format!(
                 "frame version {} is newer than {FRAME_VERSION}: use the newer program",
@@ -52,13 +81,16 @@ pub(crate) fn decode(partition: u32, record: &Record, into: &mut Contents) -> Re
             FrameKind::Events => {
                 into.traces.push((into.events.len(), frame.traceparent));
                 let settings_edition: Arc<str> = frame.settings_edition.into();
-                into.events.extend(frame.events.into_iter().map(|event| Incoming {
-                    position: next(),
-                    tenant: Arc::clone(&tenant),
-                    settings_edition: Arc::clone(&settings_edition),
-                    recorded_at_micros: record.time_micros,
-                    event,
-                }));
+                into.events.reserve(frame.events.len());
+                for event in &frame.events {
+                    into.events.push(Incoming {
+                        position: next(),
+                        tenant: Arc::clone(&tenant),
+                        settings_edition: Arc::clone(&settings_edition),
+                        recorded_at_micros: record.time_micros,
+                        event: Event::decode(&event[..]).map_err(|error| wrong(error.to_string()))?,
+                    });
+                }
             }
             FrameKind::Redecide => into.asked.extend(frame.redecides.into_iter().map(|redecide| Asked {
                 position: next(),
@@ -77,7 +109,7 @@ pub(crate) fn encode_redecides(
     tenant: &str,
     now_micros: i64,
     asked: impl IntoIterator<Item = (String, DecisionReason)>,
-) -> Vec<bytes::Bytes> {
+) -> Vec<Bytes> {
     let empty = || Frame {
         version: FRAME_VERSION,
         kind: FrameKind::Redecide.into(),
@@ -103,9 +135,4 @@ pub(crate) fn encode_redecides(
         frames.push(frame.encode_to_vec().into());
     }
     frames
-}
-
-/// Event time, Unix milliseconds.
-pub(crate) fn time_millis(event: &Event) -> i64 {
-    event.timestamp.as_ref().map_or(0, |t| t.seconds * 1000 + i64::from(t.nanos) / 1_000_000)
 }

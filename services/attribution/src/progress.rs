@@ -1,10 +1,7 @@
 //! How far events have been attributed and reported.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -12,22 +9,37 @@ use event_log::EventLog;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{error::Error, metrics};
+use crate::{Deps, assignment::Assigned, error::Error, generation, metrics};
 
 // How often an idle platform moves its watermark.
 const IDLE_PAUSE: Duration = Duration::from_millis(50);
 
+// How often the stores are asked how far others have come.
+const REFRESH_PAUSE: Duration = Duration::from_millis(500);
+
 // How often the queue is measured.
 const MEASURE_PAUSE: Duration = Duration::from_millis(200);
 
-/// Positions of every partition, and the moment through which reports are complete.
+/// How far reports go. Neither moment ever moves back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Watermark {
+    /// Every event acknowledged before this moment, and every re-decision it caused, is in the warehouse; Unix
+    /// microseconds, 0 while unknown.
+    pub complete_through_micros: i64,
+    /// Every fact recorded before this moment is in the warehouse, those re-decisions among them; not before
+    /// `complete_through_micros`.
+    pub known_through_micros: i64,
+}
+
+/// Positions of every partition, and how far reports go.
 pub struct Progress {
     consumed: Vec<watch::Sender<u64>>,
     written: Vec<watch::Sender<u64>>,
-    complete_through_micros: watch::Sender<i64>,
+    watermark: watch::Sender<Watermark>,
     attributed_events: AtomicU64,
     attributed_records: AtomicU64,
     queued_events: AtomicU64,
+    pub(crate) ended: CancellationToken,
 }
 
 impl Progress {
@@ -35,24 +47,24 @@ impl Progress {
         Self {
             consumed: (0..partitions).map(|_| watch::Sender::new(0)).collect(),
             written: (0..partitions).map(|_| watch::Sender::new(0)).collect(),
-            complete_through_micros: watch::Sender::new(0),
+            watermark: watch::Sender::default(),
             attributed_events: AtomicU64::new(0),
             attributed_records: AtomicU64::new(0),
             queued_events: AtomicU64::new(0),
+            ended: CancellationToken::new(),
         }
     }
 
-    /// Every event acknowledged before this moment, and every re-decision it caused, is in the warehouse; Unix
-    /// microseconds, 0 while unknown.
-    pub fn complete_through_micros(&self) -> i64 {
-        *self.complete_through_micros.borrow()
+    /// How far reports go.
+    pub fn watermark(&self) -> Watermark {
+        *self.watermark.borrow()
     }
 
-    /// Waits until [`Self::complete_through_micros`] is past a moment. Never returns if it never is.
+    /// Waits until reports are complete past a moment. Never returns if they never are.
     pub async fn wait_complete(&self, past_micros: i64) {
-        let mut watch = self.complete_through_micros.subscribe();
+        let mut watch = self.watermark.subscribe();
         // The sender lives as long as `self`, so waiting cannot fail.
-        let _ = watch.wait_for(|through| *through > past_micros).await;
+        let _ = watch.wait_for(|watermark| watermark.complete_through_micros > past_micros).await;
     }
 
     /// The offset up to which the worker has committed.
@@ -70,8 +82,17 @@ impl Progress {
         self.written[partition as usize].send_replace(written);
     }
 
+    /// How far somebody else has come; never moves back.
+    pub(crate) fn reached(&self, partition: u32, consumed: u64, written: u64) {
+        let forward = |position: &watch::Sender<u64>, to: u64| {
+            position.send_if_modified(|at| std::mem::replace(at, to.max(*at)) < to);
+        };
+        forward(&self.consumed[partition as usize], consumed);
+        forward(&self.written[partition as usize], written);
+    }
+
     pub(crate) fn consumed(&self, partition: u32, to: u64, events: u64) {
-        let records = to - self.consumed_to(partition);
+        let records = to.saturating_sub(self.consumed_to(partition));
         self.attributed_records.fetch_add(records, Ordering::Relaxed);
         self.attributed_events.fetch_add(events, Ordering::Relaxed);
         self.consumed[partition as usize].send_replace(to);
@@ -90,6 +111,12 @@ impl Progress {
         Ok(())
     }
 
+    /// This process cannot go on: what it knows of the stores is another generation's.
+    pub(crate) fn end(&self, error: &Error) {
+        tracing::error!(%error, "attribution ends");
+        self.ended.cancel();
+    }
+
     pub(crate) fn written(&self, partition: u32, to: u64) {
         self.written[partition as usize].send_replace(to);
     }
@@ -99,11 +126,30 @@ impl Progress {
     }
 }
 
-/// Moves the watermark: what was in the log at a moment is attributed, then what that added to the log is reported.
-pub(crate) async fn watch(log: Arc<dyn EventLog>, progress: Arc<Progress>, shutdown: CancellationToken) {
+/// Moves the watermark: what was in the log at a moment is attributed, then what that added to the log is reported. What
+/// others attribute and report is learned from the stores.
+pub(crate) async fn watch(deps: &Deps, assigned: Assigned, progress: &Progress, shutdown: CancellationToken) {
+    let log = &*deps.log;
+    let others = async {
+        loop {
+            let own = assigned.borrow().clone();
+            let others: Vec<u32> =
+                (0..log.partitions()).filter(|partition| !own.contains(partition)).collect();
+            if !others.is_empty()
+                && let Err(error) = generation::refresh(deps, others, progress).await
+            {
+                if error.is_final() {
+                    progress.end(&error);
+                    return;
+                }
+                tracing::warn!(%error, "how far others have come is not known");
+            }
+            tokio::time::sleep(REFRESH_PAUSE).await;
+        }
+    };
     let measure = async {
         loop {
-            if let Err(error) = progress.measure(&*log).await {
+            if let Err(error) = progress.measure(log).await {
                 tracing::warn!(%error, "the queue cannot be measured");
             }
             tokio::time::sleep(MEASURE_PAUSE).await;
@@ -111,7 +157,7 @@ pub(crate) async fn watch(log: Arc<dyn EventLog>, progress: Arc<Progress>, shutd
     };
     let round = async {
         loop {
-            match advance(&*log, &progress).await {
+            match advance(log, progress).await {
                 Ok(()) => {}
                 Err(error) => tracing::warn!(%error, "the watermark waits for the event log"),
             }
@@ -119,28 +165,34 @@ pub(crate) async fn watch(log: Arc<dyn EventLog>, progress: Arc<Progress>, shutd
         }
     };
     tokio::select! {
+        biased;
         () = shutdown.cancelled() => {}
         () = round => {}
         () = measure => {}
+        () = others => {}
     }
 }
 
 async fn advance(log: &dyn EventLog, progress: &Progress) -> Result<(), Error> {
-    let mut through = i64::MAX;
+    let (mut complete, mut known) = (i64::MAX, i64::MAX);
     for (partition, consumed) in (0..).zip(&progress.consumed) {
         let end = log.end(partition).await?;
-        through = through.min(end.time_micros);
+        complete = complete.min(end.time_micros);
         reach(consumed, end.offset).await;
     }
     // Re-decides were acknowledged before the positions above were committed, so they stand before these ends; they
     // cause none themselves.
     for (partition, written) in (0..).zip(&progress.written) {
-        reach(written, log.end(partition).await?.offset).await;
+        let end = log.end(partition).await?;
+        known = known.min(end.time_micros);
+        reach(written, end.offset).await;
     }
-    progress.complete_through_micros.send_if_modified(|last| {
-        let moved = through > *last;
-        *last = through.max(*last);
-        moved
+    progress.watermark.send_if_modified(|last| {
+        let next = Watermark {
+            complete_through_micros: last.complete_through_micros.max(complete),
+            known_through_micros: last.known_through_micros.max(known),
+        };
+        std::mem::replace(last, next) != next
     });
     Ok(())
 }
@@ -148,4 +200,34 @@ async fn advance(log: &dyn EventLog, progress: &Progress) -> Result<(), Error> {
 async fn reach(position: &watch::Sender<u64>, offset: u64) {
     // The sender is alive, so waiting cannot fail.
     let _ = position.subscribe().wait_for(|at| *at >= offset).await;
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_re_decisions_of_what_is_complete_are_known() {
+        let log = event_log::open("memory://").await.unwrap();
+        let progress = Progress::new(1);
+        let event = log.append(0, "event".into()).await.unwrap();
+        let work = async {
+            // After the first look at the log: the event's re-decision, then the position, as the worker does it.
+            let redecide = log.append(0, "redecide".into()).await.unwrap();
+            progress.consumed(0, redecide.offset, 1);
+            tokio::task::yield_now().await;
+            assert_eq!(progress.watermark(), Watermark::default());
+            progress.consumed(0, redecide.offset + 1, 0);
+            progress.written(0, redecide.offset + 1);
+            redecide
+        };
+        let (advanced, redecide) = tokio::join!(advance(&*log, &progress), work);
+        advanced.unwrap();
+        let Watermark { complete_through_micros, known_through_micros } = progress.watermark();
+        assert!(event.time_micros < complete_through_micros);
+        assert!(complete_through_micros <= redecide.time_micros, "the look came first");
+        assert!(redecide.time_micros < known_through_micros);
+    }
 }

@@ -7,7 +7,9 @@ use std::{
 };
 
 use event_log::{Entry, EventLog};
-use journey_store::{Affected, JourneyQuery, JourneyStore, NewEdition, Outcome, Position};
+use fail::fail_point;
+use journey_store::{Affected, JourneyQuery, JourneyStore, NewEdition, Outcome, Position, StoredJourney};
+use parking_lot::Mutex;
 use prost::Message;
 use proto::{
     decisions::Decision,
@@ -23,6 +25,7 @@ use crate::{
     error::Error,
     frames::{self, Contents},
     metrics,
+    scoring::{Scorer, Scoring, ToScore, WorkerScores},
 };
 
 const READ_WAIT: Duration = Duration::from_millis(250);
@@ -38,10 +41,15 @@ pub(crate) struct Worker {
     progress: Arc<Progress>,
     decisions: broadcast::Sender<Made>,
     health: Component,
+    scorer: Option<WorkerScores>,
+    /// Those of the batch before, for their memory: a new one of this size is asked of the system page by page.
+    contents: Mutex<Contents>,
 }
 
 /// A conversion that has to be decided in this batch.
 struct Due {
+    /// Whether it was never met before, so that no edition of it can be stored.
+    new: bool,
     cause: Position,
     reason: DecisionReason,
     recorded_at_micros: i64,
@@ -62,6 +70,7 @@ impl Worker {
         deps: &Deps,
         progress: Arc<Progress>,
         decisions: broadcast::Sender<Made>,
+        scorer: Option<Arc<Scorer>>,
     ) -> Self {
         Self {
             partition,
@@ -73,6 +82,8 @@ impl Worker {
             progress,
             decisions,
             health: deps.worker_health.clone(),
+            scorer: scorer.map(|scorer| WorkerScores::new(partition, scorer)),
+            contents: Mutex::default(),
         }
     }
 
@@ -90,10 +101,15 @@ impl Worker {
                     self.health.ready();
                     pause = Duration::from_millis(50);
                 }
+                Err(error) if error.is_final() => return self.progress.end(&error),
                 Err(error) => {
                     tracing::error!(partition = self.partition, %error, "attribution is held up and tries again");
                     self.health.not_ready(error.to_string());
+                    if let Some(scorer) = &self.scorer {
+                        scorer.failed();
+                    }
                     tokio::select! {
+                        biased;
                         () = shutdown.cancelled() => return,
                         () = tokio::time::sleep(pause) => {}
                     }
@@ -103,15 +119,21 @@ impl Worker {
         }
     }
 
-    async fn step(&self) -> Result<(), Error> {
+    pub(crate) async fn step(&self) -> Result<(), Error> {
         let from = self.progress.consumed_to(self.partition);
         let entries = self.log.read(self.partition, from, self.batch_bytes_max, READ_WAIT).await?;
         let read_at = Instant::now();
+        if let Some(scorer) = &self.scorer {
+            scorer.read(from, &entries);
+            scorer.ask_again(&*self.log).await?;
+        }
         if entries.is_empty() {
             metrics::behind(0.0);
+            *self.contents.lock() = Contents::default();
             return Ok(());
         }
-        let mut contents = Contents::default();
+        let mut contents = std::mem::take(&mut *self.contents.lock());
+        contents.clear();
         let mut to = from;
         for entry in &entries {
             match entry {
@@ -139,20 +161,31 @@ impl Worker {
             metrics::decided(read_at.elapsed());
         }
         self.progress.consumed(self.partition, to, contents.events.len() as u64);
+        *self.contents.lock() = contents;
         Ok(())
     }
 
     async fn process(&self, contents: &Contents, to: u64) -> Result<(), Error> {
+        if commits_first() {
+            self.journeys.commit(self.partition, &[], to).await?;
+        }
         let recorded = self.journeys.record(self.partition, &contents.events).await?;
+        fail_point!("worker::after_record");
+        if let Some(scorer) = &self.scorer {
+            scorer.saw(&contents.events, &recorded.outcomes);
+        }
         let due = due(contents, &recorded.outcomes);
         self.send_redecides(recorded.affected, &due).await?;
+        fail_point!("worker::after_redecides");
         let mut editions = Vec::with_capacity(due.len());
         let mut made = Vec::new();
         let due: Vec<(Key, Due)> = due.into_iter().collect();
         for chunk in due.chunks(self.journeys_max) {
-            self.decide(chunk, &mut editions, &mut made).await?;
+            self.decide(contents, chunk, &mut editions, &mut made).await?;
         }
+        fail_point!("worker::before_commit");
         let stored = self.journeys.commit(self.partition, &editions, to).await?;
+        fail_point!("worker::after_commit");
         if self.decisions.receiver_count() > 0 {
             for (_, decision) in made.into_iter().enumerate().filter(|(index, _)| stored[*index]) {
                 // Without a reader there is nobody to tell.
@@ -162,13 +195,15 @@ impl Worker {
         Ok(())
     }
 
-    /// Conversions of this batch are decided after its writes, so only others need a second look.
+    /// New conversions of this batch are decided after its writes, so only others need a second look. One that was met
+    /// before may have an edition of the same cause already, which a batch that is tried again with more in it cannot
+    /// take the place of.
     async fn send_redecides(&self, affected: Vec<Affected>, due: &BTreeMap<Key, Due>) -> Result<(), Error> {
         let partitions = self.log.partitions();
         let mut asked: BTreeMap<(u32, Arc<str>), Conversions> = BTreeMap::new();
         for conversion in affected {
             let key = (Arc::clone(&conversion.tenant), conversion.conversion_id);
-            if due.contains_key(&key) {
+            if due.get(&key).is_some_and(|due| due.new) {
                 continue;
             }
             let partition = conversion.home.partition(partitions);
@@ -184,6 +219,7 @@ impl Worker {
 
     async fn decide(
         &self,
+        contents: &Contents,
         due: &[(Key, Due)],
         editions: &mut Vec<NewEdition>,
         made: &mut Vec<(Arc<str>, Decision)>,
@@ -192,7 +228,9 @@ impl Worker {
             .iter()
             .map(|((tenant, id), _)| JourneyQuery { tenant: Arc::clone(tenant), conversion_id: id.clone() })
             .collect();
-        let journeys = self.journeys.journeys(&queries).await?;
+        let mut journeys = self.journeys.journeys(&queries).await?;
+        read_early(&mut journeys, contents);
+        let mut cases = Vec::with_capacity(due.len());
         for (((tenant, id), due), journey) in due.iter().zip(journeys) {
             let Some(journey) = journey else {
                 // A re-decide is only sent for a stored conversion; one that is gone was damaged and reported.
@@ -204,13 +242,36 @@ impl Worker {
                 tenant: tenant.to_string(),
                 edition: edition.to_string(),
             })?;
+            cases.push((tenant, id, due, journey, rules));
+        }
+        let mut given = match &self.scorer {
+            Some(scorer) => {
+                let due: Vec<ToScore<'_>> = cases
+                    .iter()
+                    .map(|(tenant, id, due, journey, rules)| ToScore {
+                        tenant,
+                        conversion_id: id,
+                        cause: due.cause,
+                        new: due.new,
+                        journey,
+                        rules,
+                    })
+                    .collect();
+                scorer.given(&due).await?
+            }
+            None => Vec::new(),
+        }
+        .into_iter();
+        for (tenant, id, due, journey, rules) in cases {
+            let given = given.next();
+            let scoring = given.as_ref().map_or(Scoring::Off, Scoring::Given);
             let decision = match &due.traceparent {
                 Some(parent) => {
                     let span = tracing::info_span!("decide", conversion = %id);
                     telemetry::trace::set_parent(&span, parent);
-                    async { decision::make(journey.into(), &rules) }.instrument(span).await?
+                    async { decision::decide_scored(journey, &rules, &scoring) }.instrument(span).await?
                 }
-                None => decision::make(journey.into(), &rules)?,
+                None => decision::decide_scored(journey, &rules, &scoring)?,
             };
             let encoded = decision.encode_to_vec();
             let mut digest = [0; 16];
@@ -224,6 +285,9 @@ impl Worker {
                 digest,
                 decision: encoded.into(),
             });
+            if let Some(scorer) = self.scorer.as_ref().filter(|_| due.new) {
+                scorer.decided(tenant, &decision);
+            }
             made.push((Arc::clone(tenant), decision));
         }
         Ok(())
@@ -238,6 +302,7 @@ fn due(contents: &Contents, outcomes: &[Outcome]) -> BTreeMap<Key, Due> {
         due.insert(
             (Arc::clone(&asked.tenant), asked.redecide.conversion_id.clone()),
             Due {
+                new: false,
                 cause: asked.position,
                 reason: asked.redecide.reason(),
                 recorded_at_micros: asked.recorded_at_micros,
@@ -254,9 +319,16 @@ fn due(contents: &Contents, outcomes: &[Outcome]) -> BTreeMap<Key, Due> {
         if incoming.event.event_type() != EventType::Conversion || *outcome == Outcome::Repeat {
             continue;
         }
+        let key = (Arc::clone(&incoming.tenant), incoming.event.event_id.clone());
+        let new = *outcome == Outcome::First;
+        // What was asked of one met before is the later cause.
+        if !new && due.contains_key(&key) {
+            continue;
+        }
         due.insert(
-            (Arc::clone(&incoming.tenant), incoming.event.event_id.clone()),
+            key,
             Due {
+                new,
                 cause: incoming.position,
                 reason: DecisionReason::Conversion,
                 recorded_at_micros: incoming.recorded_at_micros,
@@ -265,6 +337,19 @@ fn due(contents: &Contents, outcomes: &[Outcome]) -> BTreeMap<Key, Due> {
         );
     }
     due
+}
+
+/// Only a mutant commits the position before its effects.
+fn commits_first() -> bool {
+    fail_point!("mutant::commit_before_effect", |_| true);
+    false
+}
+
+/// Only a mutant reads journeys as they were before the batch was written.
+fn read_early(_journeys: &mut [Option<StoredJourney>], _written: &Contents) {
+    fail_point!("mutant::read_before_write", |_| for journey in _journeys.iter_mut().flatten() {
+        journey.touches.retain(|touch| _written.events.iter().all(|e| e.event.event_id != touch.event_id));
+    });
 }
 
 fn now_micros() -> i64 {

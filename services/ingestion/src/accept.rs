@@ -4,11 +4,13 @@ use std::{num::NonZeroU32, sync::Arc};
 
 use cache::{Cache, Quota, Taken};
 use event_log::EventLog;
-use futures_util::future::join_all;
+use fail::fail_point;
+use futures_util::{FutureExt, future::join_all};
 use service::{Error, Tenant};
 use tracing::Instrument;
 
 use crate::{
+    backlog::Bound,
     batch::{Batch, Frame, Slot},
     encode::FrameHead,
     error,
@@ -16,15 +18,11 @@ use crate::{
     metrics::Metrics,
 };
 
-/// Tells how many events are appended and not yet attributed.
-pub type Backlog = Arc<dyn Fn() -> u64 + Send + Sync>;
-
 /// Takes batches in.
 pub(crate) struct Acceptor {
     log: Arc<dyn EventLog>,
     cache: Arc<dyn Cache>,
-    backlog: Backlog,
-    backlog_events_max: u64,
+    backlog: Bound,
     flights: Flights,
     metrics: Metrics,
 }
@@ -55,13 +53,8 @@ pub(crate) enum Item<'a> {
 // === impl Acceptor ===
 
 impl Acceptor {
-    pub(crate) fn new(
-        log: Arc<dyn EventLog>,
-        cache: Arc<dyn Cache>,
-        backlog: Backlog,
-        backlog_events_max: u64,
-    ) -> Self {
-        Self { log, cache, backlog, backlog_events_max, flights: Flights::default(), metrics: Metrics::new() }
+    pub(crate) fn new(log: Arc<dyn EventLog>, cache: Arc<dyn Cache>, backlog: Bound) -> Self {
+        Self { log, cache, backlog, flights: Flights::default(), metrics: Metrics::new() }
     }
 
     /// How many partitions events go into.
@@ -80,13 +73,12 @@ impl Acceptor {
         mut batch: Batch,
         now_micros: i64,
     ) -> Result<Answer, Error> {
+        // Whatever becomes of it, an event that was sent is work, and counts.
+        self.take(tenant, batch.len()).await?;
         if batch.valid() == 0 {
             return Ok(self.answer(batch));
         }
-        self.take(tenant, batch.len()).await?;
-        if (self.backlog)().saturating_add(batch.valid() as u64) > self.backlog_events_max {
-            return Err(error::backlog_full());
-        }
+        self.backlog.take(&tenant.name, batch.valid() as u64)?;
         let (boarding, others) = self.board(tenant, &mut batch).await;
         let head = FrameHead {
             tenant: &tenant.name,
@@ -94,7 +86,13 @@ impl Acceptor {
             received_at_micros: now_micros,
             traceparent: "",
         };
-        self.append(&head, &batch).await?;
+        let appending = self.append(&head, &batch);
+        if acknowledges_first() {
+            // The frames are queued, nothing more.
+            let _ = appending.now_or_never();
+        } else {
+            appending.await?;
+        }
         boarding.durable();
         // Only now: whoever waits for this request must not be waited for before it has landed.
         for other in others {
@@ -115,9 +113,9 @@ impl Acceptor {
             Ok(Taken::Yes) => Ok(()),
             Ok(Taken::After(wait)) => Err(error::over_quota(wait)),
             Ok(Taken::Never) => Err(error::over_burst(quota.burst_events)),
-            // A cache that is down refuses nobody.
+            // A cache that is down refuses nobody, and says itself that it is.
             Err(error) => {
-                tracing::warn!(%error, "quotas are not kept");
+                tracing::debug!(%error, "quotas are not kept");
                 Ok(())
             }
         }
@@ -129,7 +127,7 @@ impl Acceptor {
             return Vec::new();
         }
         self.cache.seen(tenant, ids).await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "repeats are not recognised");
+            tracing::debug!(%error, "repeats are not recognised");
             vec![false; ids.len()]
         })
     }
@@ -138,7 +136,7 @@ impl Acceptor {
         if !ids.is_empty()
             && let Err(error) = self.cache.mark(tenant, ids).await
         {
-            tracing::warn!(%error, "repeats will not be recognised");
+            tracing::debug!(%error, "repeats will not be recognised");
         }
     }
 
@@ -172,6 +170,10 @@ impl Acceptor {
     }
 
     async fn append(&self, head: &FrameHead<'_>, batch: &Batch) -> Result<(), Error> {
+        if marks_first() {
+            let ids: Vec<_> = batch.given_ids().map(|(_, id)| id).collect();
+            self.mark(head.tenant, &ids).await;
+        }
         let span = tracing::debug_span!("append", otel.kind = "producer", events = batch.valid());
         let traceparent = span.in_scope(telemetry::trace::current_traceparent);
         let frames = batch.frames(&FrameHead { traceparent: &traceparent, ..*head });
@@ -181,6 +183,7 @@ impl Acceptor {
             frames.iter().map(|Frame { partition, bytes, .. }| self.log.append(*partition, bytes.clone()));
         let outcomes = join_all(appends).instrument(span).await;
         drop(waiting);
+        fail_point!("ingestion::after_append");
         let mut durable = Vec::with_capacity(events);
         let mut failure = None;
         for (frame, outcome) in frames.iter().zip(outcomes) {
@@ -190,6 +193,7 @@ impl Acceptor {
             }
         }
         self.mark(head.tenant, &durable).await;
+        fail_point!("ingestion::before_acknowledgement");
         failure.map_or(Ok(()), |error| Err(error::not_appended(error)))
     }
 
@@ -201,6 +205,18 @@ impl Acceptor {
         self.metrics.answered(accepted, duplicate, rejected);
         Answer { batch, accepted, duplicate, rejected }
     }
+}
+
+/// Only a mutant acknowledges before the append.
+fn acknowledges_first() -> bool {
+    fail_point!("mutant::ack_before_append", |_| true);
+    false
+}
+
+/// Only a mutant marks ids as seen before their append.
+fn marks_first() -> bool {
+    fail_point!("mutant::mark_seen_before_append", |_| true);
+    false
 }
 
 // === impl Answer ===

@@ -11,8 +11,11 @@ pub const BATCH_EVENTS_MAX: usize = 10_000;
 pub struct Config {
     /// Bytes of one request body or message, before and after decompression.
     pub body_bytes_max: usize,
-    /// Events appended and not yet attributed; what would go past it is refused until attribution has caught up.
+    /// Events appended and not yet attributed; what would go past it is refused until attribution has caught up. From its
+    /// half on one tenant may take no more than what is still left.
     pub backlog_events_max: u64,
+    /// Open streams; one more is refused until one has ended.
+    pub streams_max: usize,
     /// Batches of one stream that are worked on at the same time; further ones are not read.
     pub stream_batches_in_flight_max: usize,
 }
@@ -22,6 +25,7 @@ impl Default for Config {
         Self {
             body_bytes_max: service::BODY_BYTES_MAX,
             backlog_events_max: 2_000_000,
+            streams_max: 1_024,
             stream_batches_in_flight_max: 4,
         }
     }

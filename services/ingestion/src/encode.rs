@@ -255,4 +255,4 @@ fn value(buffer: &mut [u8; VALUE_BYTES], micros: i64) -> &str {
 
 #[cfg(test)]
 #[path = "encode_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -3,12 +3,17 @@
 use proptest::prelude::*;
 use prost::Message;
 use prost_types::{Struct, Timestamp, Value, value::Kind};
-use proto::events::{Event, Frame};
+use proto::{
+    events::{Event, Frame},
+    ingestion::IngestEventsRequest,
+};
 
 use super::*;
 use crate::{
     event::EventRef,
-    validate::{TIME_MILLIS_MIN, validate},
+    message::tests::decoded,
+    parse::{Format, Items},
+    validate::{TIME_MILLIS_MIN, size, validate},
 };
 
 const NOW: i64 = 1_767_225_600_000;
@@ -16,8 +21,7 @@ const STAMP: Stamp<'static> = Stamp { event_id: "assigned", currency: "EUR" };
 
 /// Encodes a valid message, completed with the stamp unless it has its own id.
 fn encoded(message: &Event) -> Vec<u8> {
-    let mut read = EventRef::default();
-    read.read(message);
+    let read = decoded(message);
     let checked = validate(&read, NOW).unwrap();
     let mut out = Vec::new();
     let own = read.text(Field::EventId).unwrap_or(STAMP.event_id);
@@ -100,7 +104,7 @@ fn time() -> impl Strategy<Value = Timestamp> {
         .prop_map(|millis| Timestamp { seconds: millis / 1_000, nanos: (millis % 1_000) as i32 * 1_000_000 })
 }
 
-fn some_event() -> impl Strategy<Value = Event> {
+pub(crate) fn some_event() -> impl Strategy<Value = Event> {
     let properties = prop::option::of(prop::collection::btree_map("\\PC{0,12}", value_of_property(), 0..6));
     (
         (
@@ -154,6 +158,100 @@ fn some_event() -> impl Strategy<Value = Event> {
                 }),
             }
         })
+}
+
+/// Encodes an event if it keeps the rules.
+fn accepted(read: &EventRef<'_>, form: Result<(), crate::event::Rejection>) -> Option<Vec<u8>> {
+    let checked = size(read).and(form).and_then(|()| validate(read, NOW)).ok()?;
+    let mut out = Vec::new();
+    let own = read.text(Field::EventId).unwrap_or(STAMP.event_id);
+    event(&mut out, read, &checked, &Stamp { event_id: own, ..STAMP });
+    Some(out)
+}
+
+/// What was stored is a valid event, and stored again it is the same.
+fn assert_settled(bytes: &[u8]) {
+    let stored = Event::decode(bytes).unwrap();
+    assert_eq!(accepted(&decoded(&stored), Ok(())).as_deref(), Some(bytes));
+    assert_eq!(stored.encode_to_vec().len(), bytes.len());
+}
+
+/// Flips bits here and there.
+pub(crate) fn damaged(mut bytes: Vec<u8>, flips: &[(prop::sample::Index, u8)]) -> Vec<u8> {
+    for (at, bit) in flips {
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+    }
+    bytes
+}
+
+pub(crate) fn flips() -> impl Strategy<Value = Vec<(prop::sample::Index, u8)>> {
+    prop::collection::vec((any::<prop::sample::Index>(), 0..8_u8), 0..4)
+}
+
+/// An event as REST has it.
+fn json(event: &Event) -> String {
+    let mut fields = serde_json::Map::new();
+    let name = event.event_type().as_str_name().strip_prefix("EVENT_TYPE_").unwrap().to_lowercase();
+    fields.insert("event_type".to_owned(), name.into());
+    let time = event.timestamp.unwrap_or_default();
+    fields.insert("timestamp".to_owned(), (time.seconds * 1_000 + i64::from(time.nanos) / 1_000_000).into());
+    for (name, text) in [
+        ("event_id", &event.event_id),
+        ("device_id", &event.device_id),
+        ("user_id", &event.user_id),
+        ("channel", &event.channel),
+        ("value", &event.value),
+        ("currency", &event.currency),
+        ("ip", &event.ip),
+    ] {
+        if !text.is_empty() {
+            fields.insert(name.to_owned(), text.as_str().into());
+        }
+    }
+    serde_json::Value::Object(fields).to_string()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    #[test]
+    fn what_is_left_of_damaged_messages_is_stored_as_it_is(
+        events in prop::collection::vec(some_event(), 1..3),
+        flips in flips(),
+        bytes in prop::collection::vec(any::<u8>(), 0..100),
+    ) {
+        let batch = IngestEventsRequest { events };
+        for bytes in [damaged(batch.encode_to_vec(), &flips), bytes] {
+            let Ok(batch) = IngestEventsRequest::decode(bytes.as_slice()) else { continue };
+            for event in &batch.events {
+                if let Some(stored) = accepted(&decoded(event), Ok(())) {
+                    assert_settled(&stored);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_damaged_bodies_is_stored_as_it_is(
+        events in prop::collection::vec(some_event(), 1..4),
+        flips in flips(),
+    ) {
+        let texts: Vec<_> = events.iter().map(json).collect();
+        for (format, body) in [(Format::Json, format!("[{}]", texts.join(", "))), (Format::Lines, texts.join("\n"))] {
+            let body = damaged(body.into_bytes(), &flips);
+            let Ok(mut items) = Items::new(&body, format) else { continue };
+            let mut read = EventRef::default();
+            let mut count = 0;
+            while let Ok(Some(form)) = items.next(&mut read) {
+                count += usize::from(form.is_ok());
+                if let Some(stored) = accepted(&read, form) {
+                    assert_settled(&stored);
+                }
+            }
+            prop_assert!(!flips.is_empty() || count == events.len());
+        }
+    }
 }
 
 proptest! {

@@ -76,6 +76,19 @@ pub(crate) fn backlog_full() -> service::Error {
         .retry_after(BACKLOG_RETRY)
 }
 
+pub(crate) fn backlog_full_of_tenant() -> service::Error {
+    service::Error::unavailable(
+        "attribution is too far behind with this tenant's events; send them again later",
+    )
+    .code("backlog_full")
+    .retry_after(BACKLOG_RETRY)
+}
+
+pub(crate) fn streams_full() -> service::Error {
+    service::Error::unavailable("too many streams at once; try again, or send single batches")
+        .code("overloaded")
+}
+
 pub(crate) fn over_quota(wait: Duration) -> service::Error {
     service::Error::over_quota("the tenant's quota of events is used up; send less, or wait")
         .retry_after(wait)

@@ -2,9 +2,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use prost::Message;
-use prost_types::value::Kind;
-use proto::events::{Event, EventType};
+use proto::events::EventType;
 
 /// The fields of an event. The first [`TEXTS`] are strings; the names are those of REST and of the messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -68,6 +66,8 @@ pub const TEXTS: usize = 20;
 pub struct EventRef<'a> {
     /// The string fields by [`Field`]; of gRPC, where an empty string is an absent one, never empty.
     pub texts: [Option<Cow<'a, str>>; TEXTS],
+    /// Whether the value is a JSON number, which may have an exponent.
+    pub value_is_number: bool,
     /// What happened.
     pub event_type: Option<TypeRef<'a>>,
     /// When.
@@ -206,58 +206,13 @@ impl<'a> EventRef<'a> {
     /// Makes it the empty event.
     pub fn clear(&mut self) {
         self.texts.fill_with(|| None);
+        self.value_is_number = false;
         self.event_type = None;
         self.timestamp = None;
         self.install_begin = None;
         self.has_properties = false;
         self.properties.clear();
         self.bytes = 0;
-    }
-
-    /// Makes it the event of a message. An empty string, an unspecified type and an absent message are absent fields.
-    pub fn read(&mut self, event: &'a Event) {
-        self.clear();
-        self.bytes = event.encoded_len();
-        for (field, text) in [
-            (Field::EventId, &event.event_id),
-            (Field::DeviceId, &event.device_id),
-            (Field::CookieId, &event.cookie_id),
-            (Field::UserId, &event.user_id),
-            (Field::ClickId, &event.click_id),
-            (Field::AppId, &event.app_id),
-            (Field::Platform, &event.platform),
-            (Field::Channel, &event.channel),
-            (Field::Partner, &event.partner),
-            (Field::CampaignId, &event.campaign_id),
-            (Field::AdGroupId, &event.ad_group_id),
-            (Field::CreativeId, &event.creative_id),
-            (Field::Keyword, &event.keyword),
-            (Field::SubPublisher, &event.sub_publisher),
-            (Field::Country, &event.country),
-            (Field::Conversion, &event.conversion),
-            (Field::Value, &event.value),
-            (Field::Currency, &event.currency),
-            (Field::Ip, &event.ip),
-            (Field::UserAgent, &event.user_agent),
-        ] {
-            if !text.is_empty() {
-                self.texts[field as usize] = Some(Cow::Borrowed(text));
-            }
-        }
-        self.event_type = match EventType::try_from(event.event_type) {
-            Ok(EventType::Unspecified) => None,
-            Ok(known) => Some(TypeRef::Known(known)),
-            Err(_) => Some(TypeRef::Number(event.event_type)),
-        };
-        self.timestamp = event.timestamp.map(TimeRef::Message);
-        self.install_begin = event.install_begin.map(TimeRef::Message);
-        if let Some(properties) = &event.properties {
-            self.has_properties = true;
-            let most = crate::validate::PROPERTIES_KEYS_MAX + 1;
-            for (key, value) in properties.fields.iter().take(most) {
-                self.properties.push((Cow::Borrowed(key), scalar(value)));
-            }
-        }
     }
 
     /// A string field, if it is there.
@@ -274,17 +229,6 @@ impl<'a> EventRef<'a> {
             Field::Properties => self.has_properties,
             text => self.texts[text as usize].is_some(),
         }
-    }
-}
-
-fn scalar(value: &prost_types::Value) -> Scalar<'_> {
-    match &value.kind {
-        Some(Kind::StringValue(text)) => Scalar::Text(Cow::Borrowed(text)),
-        Some(Kind::NumberValue(number)) => Scalar::Number(*number),
-        Some(Kind::BoolValue(value)) => Scalar::Bool(*value),
-        Some(Kind::StructValue(_)) => Scalar::Other("an object"),
-        Some(Kind::ListValue(_)) => Scalar::Other("an array"),
-        Some(Kind::NullValue(_)) | None => Scalar::Other("null"),
     }
 }
 

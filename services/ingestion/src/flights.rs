@@ -4,32 +4,27 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    hash::{BuildHasher, RandomState},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
-use tokio::sync::watch;
+use cache::key::{Key, KeyHasher, Keys};
+use tokio::sync::Notify;
 
 /// The ids in flight of one process.
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
-    by_id: Mutex<HashMap<Key, Arc<Flight>>>,
-    /// Two secrets make a hash of 128 bits: ids that meet in it are not to be found, by chance or by design.
-    secrets: [RandomState; 2],
+    by_id: Mutex<ById>,
+    keys: Keys,
 }
 
-/// A (tenant, event id).
-type Key = (u64, u64);
+type ById = HashMap<Key, Arc<Flight>, KeyHasher>;
 
 /// One request's ids on their way.
-#[derive(Debug)]
-pub(crate) struct Flight(watch::Sender<Outcome>);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Pending,
-    Durable,
-    Failed,
+#[derive(Debug, Default)]
+pub(crate) struct Flight {
+    /// Whether its ids became durable, once that is decided.
+    durable: OnceLock<bool>,
+    landed: Notify,
 }
 
 /// Who carries an id.
@@ -60,9 +55,8 @@ impl Flights {
         tenant: &str,
         ids: impl Iterator<Item = &'a str>,
     ) -> (Boarding<'_>, Vec<Carrier>) {
-        let hash = |id: &str| self.secrets.each_ref().map(|secret| secret.hash_one((tenant, id))).into();
-        let asked: Vec<Key> = ids.map(hash).collect();
-        let flight = Arc::new(Flight(watch::Sender::new(Outcome::Pending)));
+        let asked: Vec<Key> = ids.map(|id| self.keys.key(tenant, id)).collect();
+        let flight = Arc::<Flight>::default();
         let mut keys = Vec::with_capacity(asked.len());
         let mut by_id = self.lock();
         let carriers = asked
@@ -81,7 +75,7 @@ impl Flights {
         (Boarding { flights: self, flight, keys }, carriers)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
+    fn lock(&self) -> MutexGuard<'_, ById> {
         // Nothing under the lock can leave the map half done.
         self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -92,9 +86,12 @@ impl Flights {
 impl Flight {
     /// Waits for the outcome: whether its ids are durable.
     pub(crate) async fn landed(&self) -> bool {
-        let mut outcome = self.0.subscribe();
-        let landed = outcome.wait_for(|outcome| *outcome != Outcome::Pending).await;
-        landed.is_ok_and(|outcome| *outcome == Outcome::Durable)
+        // From here on no landing is missed.
+        let landed = self.landed.notified();
+        if self.durable.get().is_none() {
+            landed.await;
+        }
+        self.durable.get().copied().unwrap_or_default()
     }
 }
 
@@ -103,27 +100,24 @@ impl Flight {
 impl Boarding<'_> {
     /// The ids are durable, and marked as seen.
     pub(crate) fn durable(mut self) {
-        self.land(Outcome::Durable);
+        self.land(true);
     }
 
-    fn land(&mut self, outcome: Outcome) {
+    fn land(&mut self, durable: bool) {
         if !self.keys.is_empty() {
             let mut by_id = self.flights.lock();
             self.keys.drain(..).for_each(|key| drop(by_id.remove(&key)));
         }
-        self.flight.0.send_if_modified(|now| {
-            let pending = *now == Outcome::Pending;
-            if pending {
-                *now = outcome;
-            }
-            pending
-        });
+        // The first outcome is the one that counts.
+        if self.flight.durable.set(durable).is_ok() {
+            self.flight.landed.notify_waiters();
+        }
     }
 }
 
 impl Drop for Boarding<'_> {
     fn drop(&mut self) {
-        self.land(Outcome::Failed);
+        self.land(false);
     }
 }
 

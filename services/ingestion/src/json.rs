@@ -400,8 +400,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_well_formed_is_what_serde_json_says(text in json_like()) {
-            let oracle: std::result::Result<serde_json::Value, _> = serde_json::from_str(&text);
+        fn what_is_well_formed_is_what_serde_json_says(text in prop_oneof![json_like(), "[\\[\\]{}:,\"\\\\/u0-9eE.+a-f \\n-]{0,40}"]) {
+            // Which looks at the form alone: a number past a double, or half of a surrogate pair, is JSON.
+            let oracle = serde_json::from_str::<serde::de::IgnoredAny>(&text);
             prop_assert_eq!(skipped(&text).is_ok(), oracle.is_ok(), "{}", text);
         }
 
@@ -417,14 +418,14 @@ mod tests {
         }
     }
 
-    /// Mostly well-formed texts: values with a character replaced now and then. Numbers stay small, since the oracle
-    /// refuses those past a double.
+    /// Mostly well-formed texts: values with a character replaced now and then.
     fn json_like() -> impl Strategy<Value = String> {
         let leaf = prop_oneof![
             Just("null".to_owned()),
             Just("true".to_owned()),
-            "-?(0|[1-9][0-9]{0,3})(\\.[0-9]{1,3})?([eE][+-]?[0-9]{1,2})?",
+            "-?(0|[1-9][0-9]{0,3})(\\.[0-9]{1,3})?([eE][+-]?[0-9]{1,4})?",
             "\"[a-z\\\\n\u{1}é]{0,12}\"",
+            "\"(\\\\u[dD][89a-fA-F][0-9]{2}|\\\\[\"/bnrt]|x){0,4}\"",
         ];
         let value = leaf.prop_recursive(4, 32, 4, |inner| {
             prop_oneof![

@@ -9,6 +9,7 @@ pub mod parse;
 pub mod validate;
 
 mod accept;
+mod backlog;
 mod batch;
 mod config;
 mod error;
@@ -16,7 +17,9 @@ mod flights;
 mod grpc;
 mod iso;
 mod json;
+mod message;
 mod metrics;
+mod process;
 mod recover;
 mod rest;
 mod time;
@@ -29,9 +32,10 @@ use event_log::EventLog;
 use telemetry::health::Health;
 use tokio_util::sync::CancellationToken;
 
-pub use accept::Backlog;
+pub use backlog::Backlog;
 pub use config::{BATCH_EVENTS_MAX, Config};
 pub use error::Error;
+pub use process::{ProcessConfig, ProcessError, process};
 
 /// How often the log is asked whether it can take events.
 const LOG_HEALTH_INTERVAL: Duration = Duration::from_millis(250);
@@ -63,7 +67,8 @@ pub async fn start(config: &Config, deps: Deps, shutdown: &CancellationToken) ->
     tracing::info!(events, "knows the ids that are not attributed yet");
     recovery.ready();
     watch(Arc::clone(&log), &health, shutdown.clone());
-    let acceptor = Arc::new(accept::Acceptor::new(log, cache, backlog, config.backlog_events_max));
+    let acceptor =
+        Arc::new(accept::Acceptor::new(log, cache, backlog::Bound::new(backlog, config.backlog_events_max)));
     let rest = rest::routes(Arc::clone(&acceptor), config.body_bytes_max);
     Ok(rest.merge(grpc::routes(acceptor, config, shutdown)))
 }

@@ -65,6 +65,9 @@ impl<'a> Items<'a> {
     pub fn new(body: &'a [u8], format: Format) -> Result<Self, Unreadable> {
         let body =
             std::str::from_utf8(body).map_err(|error| unreadable(body, error.valid_up_to(), "not UTF-8"))?;
+        if body.starts_with('\u{feff}') {
+            return Err(unreadable(body.as_bytes(), 0, "a byte order mark is no JSON"));
+        }
         let state = match format {
             Format::Json => State::Start,
             Format::Lines => State::Line,
@@ -225,6 +228,7 @@ fn field<'a>(
         (Field::Properties, Kind::Object) => return properties(scan, event),
         (Field::Value, Kind::Number) => {
             event.texts[field as usize] = Some(Cow::Borrowed(scan.number()?));
+            event.value_is_number = true;
         }
         (Field::EventType | Field::Timestamp | Field::InstallBegin | Field::Properties, _) => {
             return other_type(scan, field, kind);

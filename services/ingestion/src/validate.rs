@@ -76,7 +76,7 @@ pub fn validate(event: &EventRef<'_>, now_millis: i64) -> Result<Checked, Reject
         return Err(Rejection::invalid(Field::Country, "an ISO 3166-1 alpha-2 code", code));
     }
     length(event, Field::Conversion, CONVERSION_BYTES_MAX)?;
-    let value_micros = event.text(Field::Value).map_or(Ok(0), value)?;
+    let value_micros = event.text(Field::Value).map_or(Ok(0), |text| value(text, event.value_is_number))?;
     if let Some(code) = event.text(Field::Currency)
         && !iso::is_currency(code)
     {
@@ -229,12 +229,13 @@ fn length(event: &EventRef<'_>, field: Field, bytes_max: usize) -> Result<(), Re
     }
 }
 
-fn value(text: &str) -> Result<i64, Rejection> {
+fn value(text: &str, is_number: bool) -> Result<i64, Rejection> {
     if text.len() > VALUE_BYTES_MAX {
         let reason = format!("at most {VALUE_BYTES_MAX} characters, not {}", text.len());
         return Err(Rejection::of(Code::TooLong, Field::Value, reason));
     }
-    money::parse_micros(text).map_err(|error| {
+    let micros = if is_number { money::parse_json_micros(text) } else { money::parse_micros(text) };
+    micros.map_err(|error| {
         let code = match error {
             MoneyError::OutOfRange => Code::OutOfRange,
             MoneyError::Malformed | MoneyError::TooPrecise => Code::InvalidValue,

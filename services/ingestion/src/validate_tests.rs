@@ -210,6 +210,13 @@ fn a_value_is_a_decimal_number_of_bounded_size() {
             assert_eq!(check_body(&body).unwrap().value_micros, micros, "{value}");
         }
     }
+    for (value, micros) in
+        [("1e3", 1_000_000_000), ("-1.5E+2", -150_000_000), ("1e-06", 1), ("9e12", 9_000_000_000_000_000_000)]
+    {
+        let body =
+            format!(r#"{{"event_type":"conversion","timestamp":{NOW},"device_id":"d","value":{value}}}"#);
+        assert_eq!(check_body(&body).unwrap().value_micros, micros, "{value}");
+    }
     for (value, code) in [
         ("\"9000000000000.000001\"", Code::OutOfRange),
         ("-9000000000000.000001", Code::OutOfRange),
@@ -217,8 +224,10 @@ fn a_value_is_a_decimal_number_of_bounded_size() {
         ("\"10000000000000000000000000000000000\"", Code::OutOfRange),
         ("0.0000001", Code::InvalidValue),
         ("\"0.0000001\"", Code::InvalidValue),
-        ("1e3", Code::InvalidValue),
-        ("1E-3", Code::InvalidValue),
+        ("1e-7", Code::InvalidValue),
+        ("9.000000000000000001e12", Code::OutOfRange),
+        ("1e400", Code::OutOfRange),
+        ("\"1e-06\"", Code::InvalidValue),
         ("\"1e3\"", Code::InvalidValue),
         ("\"\"", Code::InvalidValue),
         ("\"-\"", Code::InvalidValue),

@@ -177,6 +177,17 @@ async fn a_quota_is_kept_before_anything_is_appended() {
 }
 
 #[tokio::test]
+async fn an_event_counts_for_the_quota_whatever_becomes_of_it() {
+    let sandbox = sandbox().await;
+    let send = |body: &str| {
+        sandbox.send(post("key-other", "application/x-ndjson").body(body.to_owned().into()).unwrap())
+    };
+    assert_eq!(send("1\n2\n3\n").await.status, 400);
+    assert_eq!(send("4\n").await.status, 429);
+    assert_eq!(send("").await.status, 200);
+}
+
+#[tokio::test]
 async fn the_backlog_is_bounded() {
     let config = Config { backlog_events_max: 10, ..Config::default() };
     let sandbox = Sandbox::with(TestLog::new(1).await, config, Vec::new()).await;
@@ -217,6 +228,20 @@ async fn on_start_the_ids_from_the_given_offsets_on_are_known() {
         let expected = if first || partition == 3 { "accepted" } else { "duplicate" };
         assert_eq!(after.statuses(click(&event.event_id, &event.device_id)).await, [expected]);
     }
+}
+
+#[tokio::test]
+async fn what_is_no_frame_does_not_keep_the_service_from_starting() {
+    let before = sandbox().await;
+    let log = Arc::clone(&before.log);
+    before.statuses(click("a", "d")).await;
+    for bytes in [&b""[..], b"\xff\xff\xff", b"\x3a\x02\x0a", &[0x08; 100]] {
+        event_log::EventLog::append(log.as_ref(), 0, bytes.to_vec().into()).await.unwrap();
+    }
+    before.statuses(click("b", "d")).await;
+    let after = Sandbox::with(log, Config::default(), vec![0]).await;
+    assert_eq!(after.statuses(click("a", "d")).await, ["duplicate"]);
+    assert_eq!(after.statuses(click("b", "d")).await, ["duplicate"]);
 }
 
 #[tokio::test]

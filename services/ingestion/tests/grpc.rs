@@ -9,6 +9,7 @@ use std::sync::Arc;
 use common::{Mode, Sandbox, TestLog, eventually};
 use ingestion::Config;
 use proptest::prelude::*;
+use prost::Message;
 use prost_types::{ListValue, Struct, Timestamp, Value as ProtoValue, value::Kind};
 use proto::{
     events::{Event, EventType},
@@ -27,6 +28,11 @@ fn click(event_id: &str) -> Event {
         device_id: "d".to_owned(),
         ..Event::default()
     }
+}
+
+/// The code of an error, as programs read it.
+fn reason(status: &tonic::Status) -> String {
+    tonic_types::StatusExt::get_error_details(status).error_info().unwrap().reason.clone()
 }
 
 /// What of an event REST calls by name.
@@ -218,11 +224,36 @@ async fn a_batch_has_at_most_10_000_events_and_8_mib() {
     let answer = sandbox.client().ingest_events(many(10_000)).await.unwrap().into_inner();
     assert_eq!(answer.rejected, 10_000);
     let status = sandbox.client().ingest_events(many(10_001)).await.unwrap_err();
-    assert_eq!(status.code(), Code::OutOfRange);
-    let large = Event { user_agent: "x".repeat(8 * 1024 * 1024), ..click("a") };
-    let status =
-        sandbox.client().ingest_events(IngestEventsRequest { events: vec![large] }).await.unwrap_err();
-    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::OutOfRange, "too_many_events"));
+    let of_bytes = |bytes: usize| {
+        let batch = |length| IngestEventsRequest {
+            events: vec![click("a"), Event { user_agent: "x".repeat(length), ..click("b") }],
+        };
+        // The length prefixes are those of the largest already.
+        let overhead = batch(bytes - 1_000).encoded_len() - (bytes - 1_000);
+        let batch = batch(bytes - overhead);
+        assert_eq!(batch.encoded_len(), bytes);
+        batch
+    };
+    let answer = sandbox.client().ingest_events(of_bytes(8 * 1024 * 1024)).await.unwrap().into_inner();
+    assert_eq!((answer.accepted, answer.items[1].code.as_str()), (1, "too_large"));
+    let status = sandbox.client().ingest_events(of_bytes(8 * 1024 * 1024 + 1)).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::OutOfRange, "message_too_large"));
+}
+
+#[tokio::test]
+async fn a_message_of_64_kib_is_judged_by_its_fields_and_one_byte_more_by_its_size() {
+    let sandbox = Sandbox::new(1).await;
+    let of_bytes = |bytes: usize| {
+        let event = |length| Event { user_agent: "x".repeat(length), ..click("a") };
+        let event = event(bytes - (event(60_000).encoded_len() - 60_000));
+        assert_eq!(event.encoded_len(), bytes);
+        event
+    };
+    let events = vec![of_bytes(65_536), of_bytes(65_537)];
+    let answer = sandbox.client().ingest_events(IngestEventsRequest { events }).await.unwrap().into_inner();
+    let said: Vec<_> = answer.items.iter().map(|item| (item.code.as_str(), item.field.as_str())).collect();
+    assert_eq!(said, [("too_long", "user_agent"), ("too_large", "")]);
 }
 
 #[tokio::test]
@@ -297,6 +328,98 @@ async fn a_batch_that_cannot_be_taken_ends_the_stream_behind_the_answers_before_
     send.send(batch(2)).await.unwrap();
     assert_eq!(answers.message().await.unwrap_err().code(), Code::Unavailable);
     assert!(answers.message().await.is_ok_and(|answer| answer.is_none()));
+}
+
+#[tokio::test]
+async fn every_batch_of_a_stream_has_its_answer_whatever_it_holds() {
+    let sandbox = Sandbox::new(1).await;
+    let batches = vec![
+        StreamEventsRequest { sequence: u64::MAX, events: Vec::new() },
+        StreamEventsRequest { sequence: 0, events: vec![Event::default(), click("a"), click("a")] },
+        StreamEventsRequest { sequence: 0, events: vec![Event::default(); 2] },
+        StreamEventsRequest { sequence: 5, events: vec![click("a"), click("b")] },
+    ];
+    let mut answers = sandbox.client().stream_events(tokio_stream::iter(batches)).await.unwrap().into_inner();
+    let mut said = Vec::new();
+    while let Some(answer) = answers.message().await.unwrap() {
+        assert_eq!(answer.items.len() as u32, answer.accepted + answer.duplicate + answer.rejected);
+        assert!(answer.items.iter().enumerate().all(|(index, item)| item.index == index as u32));
+        said.push((answer.sequence, answer.accepted, answer.duplicate, answer.rejected));
+    }
+    assert_eq!(said, [(u64::MAX, 0, 0, 0), (0, 1, 1, 1), (0, 0, 0, 2), (5, 1, 1, 0)]);
+}
+
+#[tokio::test]
+async fn one_stream_past_the_bound_is_refused_until_one_has_ended() {
+    let config = Config { streams_max: 2, ..Config::default() };
+    let sandbox = Sandbox::with(TestLog::new(1).await, config, Vec::new()).await;
+    let mut client = sandbox.client();
+    let (first_send, receive) = mpsc::channel(10);
+    let mut first = client.stream_events(ReceiverStream::new(receive)).await.unwrap().into_inner();
+    let (_second_send, receive) = mpsc::channel(10);
+    let second = client.stream_events(ReceiverStream::new(receive)).await.unwrap();
+    let refused = client.stream_events(tokio_stream::empty()).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "overloaded"));
+    // The others go on, and their places are free however they end.
+    first_send.send(batch(1)).await.unwrap();
+    assert_eq!(first.message().await.unwrap().unwrap().accepted, 1);
+    drop(first_send);
+    assert!(first.message().await.unwrap().is_none());
+    drop(first);
+    assert!(client.stream_events(tokio_stream::empty()).await.is_ok());
+    drop(second);
+    assert!(client.stream_events(tokio_stream::empty()).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_cannot_be_taken_ends_a_stream_with_its_own_error() {
+    let events = |count: usize| (0..count).map(|i| click(&format!("e{i}"))).collect::<Vec<_>>();
+    let large = vec![Event { user_agent: "x".repeat(8 * 1024 * 1024), ..click("a") }];
+    for (events, code, name, retry) in [
+        (events(2), Code::ResourceExhausted, "over_quota", true),
+        (events(4), Code::ResourceExhausted, "batch_over_quota", true),
+        (events(10_001), Code::OutOfRange, "too_many_events", false),
+        (large, Code::OutOfRange, "message_too_large", false),
+    ] {
+        let sandbox = Sandbox::new(1).await;
+        let (send, receive) = mpsc::channel(10);
+        let mut client = sandbox.client_of("other");
+        let mut answers = client.stream_events(ReceiverStream::new(receive)).await.unwrap().into_inner();
+        // Of a quota of three at once.
+        let first = StreamEventsRequest { sequence: 1, events: vec![click("a"), click("b")] };
+        send.send(first).await.unwrap();
+        assert_eq!(answers.message().await.unwrap().unwrap().accepted, 2);
+        send.send(StreamEventsRequest { sequence: 2, events }).await.unwrap();
+        let status = answers.message().await.unwrap_err();
+        assert_eq!((status.code(), reason(&status).as_str()), (code, name));
+        let details = tonic_types::StatusExt::get_error_details(&status);
+        assert_eq!(details.retry_info().is_some(), retry, "{name}");
+        assert!(answers.message().await.is_ok_and(|answer| answer.is_none()));
+        assert_eq!(sandbox.log.ids().await, ["a", "b"]);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_its_stream_frees_its_ids() {
+    let sandbox = Sandbox::new(1).await;
+    let (send, receive) = mpsc::channel(10);
+    let mut answers =
+        sandbox.client().stream_events(ReceiverStream::new(receive)).await.unwrap().into_inner();
+    sandbox.log.set(Mode::Held);
+    send.send(batch(1)).await.unwrap();
+    let log = Arc::clone(&sandbox.log);
+    let reading = service::task::spawn("a client", async move { answers.message().await.is_ok() });
+    eventually("the batch is worked on", || log.asked() == 1).await;
+    let request = IngestEventsRequest { events: vec![click("e1"), click("own")] };
+    let mut client = sandbox.client();
+    let waiting = service::task::spawn("another", async move { client.ingest_events(request).await });
+    eventually("another carries its own and waits", || sandbox.log.asked() == 2).await;
+    reading.abort();
+    assert!(reading.await.is_err());
+    sandbox.log.set(Mode::Open);
+    assert_eq!(waiting.await.unwrap().unwrap_err().code(), Code::Unavailable);
+    let request = IngestEventsRequest { events: vec![click("e1")] };
+    assert_eq!(sandbox.client().ingest_events(request).await.unwrap().into_inner().accepted, 1);
 }
 
 #[tokio::test]

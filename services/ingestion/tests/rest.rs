@@ -96,6 +96,8 @@ async fn media_types_are_two_and_without_one_it_is_json() {
     for (content_type, status) in [
         ("application/json", 200),
         ("application/json; charset=utf-8", 200),
+        ("application/json;charset=iso-8859-1", 200),
+        ("application/x-ndjson ; charset=utf-8", 200),
         ("Application/JSON", 200),
         ("application/x-ndjson", 200),
         ("text/plain", 415),
@@ -175,9 +177,16 @@ async fn only_a_key_that_may_ingest_gets_in() {
         let request = post(key, "application/json").body(click("a", "d").into()).unwrap();
         assert_eq!(sandbox.send(request).await.status, status, "{key}");
     }
-    let request = Request::get("/v1/events").header("authorization", "Bearer key-acme");
-    let answer = sandbox.send(request.body(Body::empty()).unwrap()).await;
-    assert_eq!((answer.status.as_u16(), answer.headers["allow"].as_bytes()), (405, &b"POST"[..]));
+    for method in ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"] {
+        let request = post("key-acme", "application/json").method(method);
+        let answer = sandbox.send(request.body(click("b", "d").into()).unwrap()).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.headers["allow"].as_bytes()),
+            (405, &b"POST"[..]),
+            "{method}"
+        );
+    }
+    assert_eq!(sandbox.log.ids().await, ["a"]);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use service::{Caller, Error, Peer, Scope, SettingsHandle};
 use tokio::sync::Semaphore;
 use warehouse::Warehouse;
 
-use crate::{answer::Columns, config::Config, conversion, journey, report};
+use crate::{answer::Columns, config::Config, error, journey, report};
 
 /// The calls of the service. Clones share it.
 #[derive(Clone)]
@@ -49,8 +49,9 @@ impl Api {
 
     pub(crate) async fn conversion(&self, caller: &Caller, event_id: &str) -> Result<Decision, Error> {
         caller.require(Scope::Read)?;
-        conversion::decision(self.0.journeys.as_ref(), caller.tenant_name(), event_id)
-            .await?
+        journey_store::explained(self.0.journeys.as_ref(), caller.tenant_name(), event_id)
+            .await
+            .map_err(error::store)?
             .ok_or_else(|| Error::not_found("no decided conversion has this event id"))
     }
 

@@ -1,12 +1,9 @@
 //! One person's touches and conversions, a page at a time.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use journey_store::JourneyStore;
+use journey_store::{JourneyStore, conceal, event_millis};
 use model::{IdentityHash, IdentityKind};
-use proto::{
-    events::Event,
-    query::{GetJourneyRequest, GetJourneyResponse, Identity, get_journey_request},
-};
+use proto::query::{GetJourneyRequest, GetJourneyResponse, Identity, get_journey_request};
 use serde_json::{Map, Value, json};
 use service::Error;
 
@@ -45,7 +42,7 @@ pub(crate) async fn get(
     let mut events = page.events;
     events.iter_mut().for_each(conceal);
     let next_page_token = match events.last() {
-        Some(last) if page.more => token(tenant, identity, millis(last), &last.event_id),
+        Some(last) if page.more => token(tenant, identity, event_millis(last), &last.event_id),
         _ => String::new(),
     };
     let identity = |(kind, value): (IdentityKind, String)| Identity { kind: kind.field().into(), value };
@@ -109,17 +106,6 @@ pub(crate) fn render(page: &GetJourneyResponse) -> Value {
         out.insert("next_page_token".into(), page.next_page_token.as_str().into());
     }
     Value::Object(out)
-}
-
-/// Removes what is kept for fraud checks alone and shown to nobody.
-pub(crate) fn conceal(event: &mut Event) {
-    event.ip.clear();
-    event.user_agent.clear();
-}
-
-/// Event time, Unix milliseconds.
-pub(crate) fn millis(event: &Event) -> i64 {
-    event.timestamp.as_ref().map_or(0, |time| time.seconds * 1_000 + i64::from(time.nanos) / 1_000_000)
 }
 
 type After = Option<(i64, String)>;

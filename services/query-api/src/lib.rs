@@ -6,7 +6,6 @@
 mod answer;
 mod api;
 mod config;
-mod conversion;
 mod error;
 mod fault;
 mod grpc;
@@ -14,6 +13,7 @@ mod journey;
 mod metrics;
 mod openapi;
 mod parse;
+mod process;
 mod render;
 mod report;
 mod rest;
@@ -23,7 +23,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::Router;
 use journey_store::JourneyStore;
-use proto::query::query_service_server::{QueryServiceServer, SERVICE_NAME};
+use proto::query::query_service_server::QueryServiceServer;
 use service::{Front, Peer};
 use tokio::sync::Semaphore;
 use tonic::{codec::CompressionEncoding, service::Routes};
@@ -32,8 +32,9 @@ use warehouse::Warehouse;
 use crate::api::{Api, Inner};
 
 pub use config::Config;
-pub use conversion::decision;
 pub use openapi::document as openapi_document;
+pub use process::{ProcessConfig, ProcessError, process};
+pub use proto::query::query_service_server::SERVICE_NAME as NAME;
 
 /// The seconds of a request's time kept for the answer after a wait for what was acknowledged.
 const ANSWER_SECONDS: u64 = 5;
@@ -72,6 +73,6 @@ pub fn start(config: Config, deps: Deps, front: &Front) -> Router {
         .max_decoding_message_size(limits.body_bytes_max);
     let routes = rest::routes(api, limits.body_bytes_max).merge(service::grpc_routes(Routes::new(grpc)));
     // Readiness does not follow the warehouse: without it journeys are still told, and reports say so themselves.
-    front.health().register(SERVICE_NAME, "api").ready();
+    front.health().register(NAME, "api").ready();
     front.mount("query-api", routes).merge(front.mount_open("query-api", rest::open_routes()))
 }

@@ -59,7 +59,7 @@ pub(crate) fn report(body: &[u8]) -> Result<RunReportRequest, Error> {
     let mut reader = Reader::default();
     let mut request = RunReportRequest::default();
     for (name, value) in &object {
-        // Many clients write null for what they leave out.
+        // Of a name that nobody knows a null is an error too.
         if !value.is_null() || !FIELDS.contains(&name.as_str()) {
             reader.field(&mut request, name, value);
         }
@@ -185,21 +185,22 @@ impl Reader {
 
     fn position_based(&mut self, path: &str, parameters: &Map<String, Value>) -> PositionBasedModel {
         self.known(path, parameters, &["first", "last"]);
-        let mut share =
-            |name: &str| parameters.get(name).and_then(|value| self.share(&format!("{path}.{name}"), value));
+        let mut share = |name: &str| {
+            given(parameters, name).and_then(|value| self.share(&format!("{path}.{name}"), value))
+        };
         PositionBasedModel { first: share("first"), last: share("last") }
     }
 
     fn time_decay(&mut self, path: &str, parameters: &Map<String, Value>) -> TimeDecayModel {
         self.known(path, parameters, &["half_life"]);
         let half_life =
-            parameters.get("half_life").map(|value| self.text(&format!("{path}.half_life"), value));
+            given(parameters, "half_life").map(|value| self.text(&format!("{path}.half_life"), value));
         TimeDecayModel { half_life: half_life.unwrap_or_default() }
     }
 
     fn markov(&mut self, path: &str, parameters: &Map<String, Value>) -> MarkovModel {
         self.known(path, parameters, &["order"]);
-        let order = parameters.get("order").and_then(|value| self.whole(&format!("{path}.order"), value));
+        let order = given(parameters, "order").and_then(|value| self.whole(&format!("{path}.order"), value));
         MarkovModel { order }
     }
 
@@ -251,7 +252,7 @@ impl Reader {
         if let Some(field) = self.required(path, object, "field") {
             order.field = self.text(&format!("{path}.field"), field);
         }
-        match object.get("descending") {
+        match given(object, "descending") {
             None => {}
             Some(Value::Bool(descending)) => order.descending = *descending,
             Some(_) => self.faults.add(format!("{path}.descending"), "must be true or false"),
@@ -260,7 +261,7 @@ impl Reader {
     }
 
     fn required<'a>(&mut self, path: &str, object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
-        let value = object.get(name);
+        let value = given(object, name);
         if value.is_none() {
             self.faults.add(format!("{path}.{name}"), "is required");
         }
@@ -282,6 +283,11 @@ impl Reader {
     }
 }
 
+// Many clients write null for what they leave out.
+fn given<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    object.get(name).filter(|value| !value.is_null())
+}
+
 /// The head of a text that a client sent, for a message about it.
 pub(crate) fn clip(text: &str) -> String {
     const SHOWN_CHARS_MAX: usize = 64;
@@ -290,3 +296,7 @@ pub(crate) fn clip(text: &str) -> String {
         Some((end, _)) => format!("{}…", &text[..end]),
     }
 }
+
+#[cfg(test)]
+#[path = "parse_tests.rs"]
+mod tests;

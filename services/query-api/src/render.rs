@@ -1,7 +1,10 @@
 //! Events and decisions as REST writes them, from the messages that gRPC sends.
 
 use proto::{
-    decisions::{Candidate, Decision, Edition, MatchType, ModelCredit, Score, TouchCredit, Verdict, Winner},
+    decisions::{
+        Candidate, Decision, Edition, FraudFinding, FraudRule, MatchType, ModelCredit, Score, TouchCredit,
+        Verdict, Winner,
+    },
     events::{DecisionReason, Event, EventType},
 };
 use serde_json::{Map, Value, json};
@@ -61,6 +64,7 @@ pub(crate) fn decision(decision: &Decision) -> Value {
         "score": decision.score.as_ref().map(score),
         "editions": decision.editions.iter().map(edition).collect::<Vec<_>>(),
         "explanation": decision.explanation,
+        "fraud": decision.fraud.iter().map(finding).collect::<Vec<_>>(),
     })
 }
 
@@ -119,6 +123,18 @@ pub(crate) fn verdict(verdict: Verdict) -> &'static str {
     }
 }
 
+/// The name of a rule of fraud.
+pub(crate) fn fraud_rule(rule: FraudRule) -> &'static str {
+    match rule {
+        FraudRule::Unspecified => "",
+        FraudRule::ClickToInstall => "click_to_install",
+        FraudRule::AfterInstallBegin => "after_install_begin",
+        FraudRule::CapMinutes => "cap_minutes",
+        FraudRule::CapHour => "cap_hour",
+        FraudRule::CapDay => "cap_day",
+    }
+}
+
 /// The name of a way of matching.
 pub(crate) fn match_type(match_type: MatchType) -> &'static str {
     match match_type {
@@ -150,7 +166,13 @@ fn candidate(candidate: &Candidate) -> Value {
         "match_type": match_type(candidate.match_type()),
         "age_millis": candidate.age_millis,
         "window_millis": candidate.window_millis,
+        "fraud": candidate.fraud().map(fraud_rule).collect::<Vec<_>>(),
+        "fraud_probability": candidate.fraud_probability.map(number),
     })
+}
+
+fn finding(finding: &FraudFinding) -> Value {
+    json!({ "rule": fraud_rule(finding.rule()), "reason": finding.reason })
 }
 
 fn winner(winner: &Winner) -> Value {
@@ -180,7 +202,14 @@ fn share(share: &TouchCredit) -> Value {
 
 fn score(score: &Score) -> Value {
     let probability = score.present.then(|| number(score.fraud_probability));
-    json!({ "present": score.present, "fraud_probability": probability, "reasons": score.reasons })
+    json!({
+        "present": score.present,
+        "fraud_probability": probability,
+        "reasons": score.reasons,
+        "event_id": given(&score.event_id),
+        "model": given(&score.model),
+        "version": given(&score.version),
+    })
 }
 
 fn edition(edition: &Edition) -> Value {

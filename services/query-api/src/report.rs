@@ -14,7 +14,7 @@ use warehouse::{Measure, ReportAnswer, ReportRow, ReportTotal};
 use crate::{
     answer::Columns,
     api::Inner,
-    metrics, render,
+    error, metrics, render,
     spec::{self, Question},
 };
 
@@ -26,6 +26,8 @@ const CONSISTENCY_RETRY: Duration = Duration::from_secs(1);
 /// How far the facts go.
 struct Known {
     complete_through: Timestamp,
+    /// The first moment as of which all that is complete is seen: a re-decision is recorded after the event that caused it.
+    known_through: Timestamp,
     note: Option<&'static str>,
 }
 
@@ -48,7 +50,7 @@ pub(crate) async fn run(
             known.complete_through
         }
         Some(asked) => asked,
-        None => known.complete_through,
+        None => known.known_through,
     };
     question.spec.as_of_micros = ceil_micros(as_of);
     let begin = Instant::now();
@@ -85,19 +87,22 @@ async fn ask(inner: &Inner, question: &Question) -> Result<ReportAnswer, Error> 
     let answer = inner.warehouse.report(&question.spec).await;
     drop(slot);
     metrics::warehouse_utilization(used(), config.reports_in_flight_max);
-    answer.map_err(warehouse_error)
+    answer.map_err(error::warehouse)
 }
 
 // Without the attribution service there are still the facts, as far as every partition has written them.
 async fn known(inner: &Inner, tenant: &Tenant) -> Result<Known, Error> {
     match progress(inner, tenant, None).await {
-        Ok(complete_through) => Ok(Known { complete_through, note: None }),
+        Ok(known) => Ok(known),
         Err(error) => {
             tracing::debug!(%error, "asking the warehouse instead of the attribution service");
-            let written = inner.warehouse.progress().await.map_err(warehouse_error)?;
-            let micros = written.iter().map(|progress| progress.time_micros).min().unwrap_or(0);
+            let written = inner.warehouse.progress().await.map_err(error::warehouse)?;
+            // Records have times of their own: past that of the last one written, all of it is known.
+            let micros = written.iter().map(|progress| progress.time_micros + 1).min().unwrap_or(0);
+            let through = Timestamp::from_microsecond(micros).unwrap_or(Timestamp::UNIX_EPOCH);
             Ok(Known {
-                complete_through: Timestamp::from_microsecond(micros).unwrap_or(Timestamp::UNIX_EPOCH),
+                complete_through: through,
+                known_through: through,
                 note: Some(
                     "the attribution service cannot be reached, so the answer is as of the last facts written",
                 ),
@@ -116,7 +121,7 @@ async fn wait(inner: &Inner, tenant: &Tenant) -> Result<Known, Error> {
     };
     let reached = timeout(inner.patience, progress(inner, tenant, Some(now))).await;
     match reached {
-        Ok(Ok(complete_through)) if complete_through >= now => Ok(Known { complete_through, note: None }),
+        Ok(Ok(known)) if known.complete_through >= now => Ok(known),
         Ok(Ok(_)) | Err(_) => Err(late()),
         Ok(Err(error)) => Err(late().source(error)),
     }
@@ -126,14 +131,17 @@ async fn progress(
     inner: &Inner,
     tenant: &Tenant,
     wait_for: Option<Timestamp>,
-) -> Result<Timestamp, tonic::Status> {
+) -> Result<Known, tonic::Status> {
     let mut client = AttributionServiceClient::new(inner.attribution.for_tenant(&tenant.name));
     let request = GetProgressRequest { wait_for: wait_for.map(render::timestamp) };
     let answer = client.get_progress(request).await?.into_inner();
-    answer
-        .complete_through
-        .and_then(|time| Timestamp::new(time.seconds, time.nanos).ok())
-        .ok_or_else(|| tonic::Status::internal("no complete_through in the answer"))
+    let time = |time: Option<prost_types::Timestamp>| {
+        time.and_then(|time| Timestamp::new(time.seconds, time.nanos).ok())
+    };
+    let complete_through = time(answer.complete_through)
+        .ok_or_else(|| tonic::Status::internal("no complete_through in the answer"))?;
+    let known_through = time(answer.known_through).unwrap_or(complete_through).max(complete_through);
+    Ok(Known { complete_through, known_through, note: None })
 }
 
 fn row_of(row: ReportRow, question: &Question) -> Row {
@@ -189,16 +197,4 @@ fn ceil_micros(time: Timestamp) -> i64 {
     let micros = time.as_microsecond();
     let rest = time.as_nanosecond() > i128::from(micros) * 1_000;
     (micros + i64::from(rest)).max(0)
-}
-
-fn warehouse_error(error: warehouse::Error) -> Error {
-    use warehouse::Error as E;
-    match error {
-        E::Spec { field, reason } => Error::invalid(format!("{field}: {reason}")).field(field, reason),
-        E::Unavailable(_) | E::Indeterminate(_) => {
-            Error::unavailable("reports cannot be answered now, events are still taken; try again")
-                .source(error)
-        }
-        E::Rejected(_) | E::Config(_) | E::Schema(_) => Error::internal(error),
-    }
 }

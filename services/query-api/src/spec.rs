@@ -11,6 +11,7 @@ use warehouse::{
 
 use crate::{
     answer::Columns,
+    error,
     fault::Faults,
     parse::{self, clip},
 };
@@ -82,7 +83,10 @@ pub(crate) fn check(request: &RunReportRequest, tenant: &Tenant) -> Result<Quest
     };
     let models = spec.models.iter().map(|model| with_parameters(*model)).collect();
     let acknowledged = request.consistency == CONSISTENCY_ACKNOWLEDGED;
-    faults.or(Question { spec, models, as_of, acknowledged })
+    let question = faults.or(Question { spec, models, as_of, acknowledged })?;
+    // What is left: what a model cannot be asked together with.
+    question.spec.check().map_err(error::warehouse)?;
+    Ok(question)
 }
 
 // === impl Question ===

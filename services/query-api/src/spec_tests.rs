@@ -55,6 +55,17 @@ fn what_is_absent_takes_its_default() {
     assert!(spec.dimensions.is_empty() && spec.filters.is_empty() && !question.acknowledged);
     let nulls = json!({ "lookback": null, "as_of": null, "limit": null, "filters": null });
     assert_eq!(passes(nulls), question);
+    let within = |null: Value, absent: Value| assert_eq!(passes(null), passes(absent));
+    within(
+        json!({ "models": [{ "time_decay": { "half_life": null } }, { "position_based": { "first": null } }] }),
+        json!({ "models": ["time_decay", "position_based"] }),
+    );
+    within(
+        json!({ "order_by": [{ "field": "value", "descending": null }] }),
+        json!({ "order_by": [{ "field": "value" }] }),
+    );
+    refused(json!({ "filters": [{ "dimension": null, "in": ["a"] }] }), "filters[0].dimension");
+    refused(json!({ "models": [{ "linear": { "share": null } }] }), "models[0].linear.share");
 }
 
 #[test]

@@ -8,7 +8,10 @@ use axum::body::Body;
 use common::{ADMIN, INGEST, OTHER, READ, Service, event, inverse};
 use http::Method;
 use proto::{
-    decisions::{Candidate, Decision, MatchType, ModelCredit, Score, TouchCredit, Verdict, Winner},
+    decisions::{
+        Candidate, Decision, FraudFinding, FraudRule, MatchType, ModelCredit, Score, TouchCredit, Verdict,
+        Winner,
+    },
     events::{DecisionReason, Event, EventType},
     query::{GetConversionRequest, GetJourneyRequest, RunReportRequest, get_journey_request::Identity},
 };
@@ -28,6 +31,8 @@ fn stored_decision(touches: &[Event], conversion: &Event) -> Decision {
         match_type: MatchType::Identity as i32,
         age_millis: 60_000,
         window_millis: 604_800_000,
+        fraud: vec![FraudRule::ClickToInstall as i32, FraudRule::CapDay as i32],
+        fraud_probability: Some(0.25),
     };
     let third = TouchCredit {
         event_id: touches[0].event_id.clone(),
@@ -47,8 +52,16 @@ fn stored_decision(touches: &[Event], conversion: &Event) -> Decision {
             ..Winner::default()
         }),
         credit: vec![ModelCredit { model: "linear".into(), touches: vec![third, TouchCredit::default()] }],
-        score: Some(Score { reasons: vec!["no model gateway is configured".into()], ..Score::default() }),
+        score: Some(Score {
+            present: true,
+            fraud_probability: 0.25,
+            reasons: vec!["click_to_conversion".into()],
+            event_id: touches[0].event_id.clone(),
+            model: "fraud".into(),
+            version: "1".into(),
+        }),
         explanation: "words".into(),
+        fraud: vec![FraudFinding { rule: FraudRule::CapDay as i32, reason: "too many".into() }],
         ..Decision::default()
     }
 }
@@ -194,10 +207,10 @@ async fn touches_and_conversions_not_yet_decided_are_not_found() {
         let status = service.get(&format!("/v1/conversions/{id}"), READ).await.problem().0;
         assert!(status == 404 || id == "%ff" && status == 400, "{id}: {status}");
     }
-    let longest = "i".repeat(64);
-    assert_eq!(service.get(&format!("/v1/conversions/{longest}"), READ).await.problem().0, 404);
-    let past = service.get(&format!("/v1/conversions/{longest}i"), READ).await;
-    assert_eq!(past.problem(), (400, "event_id".to_owned()));
+    for length in [64, 65, 8_000] {
+        let path = format!("/v1/conversions/{}", "i".repeat(length));
+        assert_eq!(service.get(&path, READ).await.problem().0, 404, "{length}");
+    }
 }
 
 #[tokio::test]

@@ -48,7 +48,7 @@ fn main() {
         });
         let warehouse = warehouse.unwrap();
         warehouse.migrate().await.unwrap();
-        let progress = Progress { partition: 0, batch: 1, to: 1, time_micros: RECORDED_MICROS + 1 };
+        let progress = Progress { partition: 0, batch: 1, to: 1, time_micros: RECORDED_MICROS };
         warehouse.write_batch(progress, &facts()).await.unwrap();
 
         let service = Service::with(warehouse.clone(), false).await;
@@ -56,6 +56,7 @@ fn main() {
         the_answer_is_the_contracts(&service).await;
         csv_has_the_rows_and_says_whether_there_are_more(&service).await;
         a_moment_that_is_not_complete_is_set_back(&service).await;
+        what_the_complete_events_caused_is_in_the_answer(&service).await;
         another_tenant_sees_none_of_it(&service).await;
         let alone = Service::with(warehouse, true).await;
         without_attribution_the_facts_themselves_say_how_far_they_go(&alone).await;
@@ -148,7 +149,7 @@ async fn the_answer_is_the_contracts(service: &Service) {
         json!([{ "model": "linear", "currency": "EUR", "conversions": 2, "value": "15.000000", "touches": 3, "persons": 2 }])
     );
     assert_eq!(answer["method"]["complete_through"], "2027-01-01T00:00:00Z");
-    assert_eq!(answer["method"]["as_of"], "2027-01-01T00:00:00Z");
+    assert_eq!(answer["method"]["as_of"], "2027-01-01T00:00:01Z");
     assert_eq!(answer["method"]["models"], json!(["linear"]));
     assert_eq!(answer["truncated"], false);
     assert!(answer["query_ms"].as_f64().unwrap() > 0.0);
@@ -184,6 +185,28 @@ async fn a_moment_that_is_not_complete_is_set_back(service: &Service) {
     let unknown = service.post("/v1/reports", &ask("2026-01-10T00:00:00Z")).await.json();
     assert_eq!(unknown["rows"], json!([]));
     assert_eq!(COMPLETE_THROUGH_SECONDS, 1_798_761_600);
+}
+
+// c-3 was decided again under a record of the half second after `complete_through`.
+async fn what_the_complete_events_caused_is_in_the_answer(service: &Service) {
+    let ask = |as_of: Value| {
+        json!({
+            "from": "2026-03-01", "to": "2026-04-01", "models": ["last_touch"], "dimensions": ["channel"],
+            "measures": ["conversions"], "as_of": as_of,
+        })
+    };
+    let channel = |answer: &Value| answer["rows"][0]["channel"].clone();
+    let now = service.post("/v1/reports", &ask(Value::Null)).await.json();
+    assert_eq!(channel(&now), "search");
+    assert_eq!(now["rows"].as_array().unwrap().len(), 1);
+    // As it was known at that moment it stands as before, and the moments that `method` names give the same again.
+    let then = service.post("/v1/reports", &ask(now["method"]["complete_through"].clone())).await.json();
+    assert_eq!(
+        (channel(&then), &then["method"]["as_of"]),
+        ("email".into(), &now["method"]["complete_through"])
+    );
+    let again = service.post("/v1/reports", &ask("2030-01-01T00:00:00Z".into())).await.json();
+    assert_eq!((&again["rows"], &again["method"]["as_of"]), (&then["rows"], &then["method"]["as_of"]));
 }
 
 async fn another_tenant_sees_none_of_it(service: &Service) {
@@ -235,8 +258,20 @@ fn facts() -> Facts {
     };
     let path =
         vec![candidate("t-1", "email", 3), candidate("t-2", "search", 2), candidate("t-3", "email", 1)];
+    let mut early = conversion("c-3", "w", 7, vec![candidate("t-4", "email", 2)]);
+    early.time_millis += 60 * 24 * 3_600_000;
+    let mut late = ConversionFact { candidates: vec![candidate("t-5", "search", 1)], ..early.clone() };
+    late.recorded_at_micros = COMPLETE_THROUGH_SECONDS * 1_000_000 + 500_000;
+    let gone =
+        ConversionFact { sign: Sign::Retract, recorded_at_micros: late.recorded_at_micros, ..early.clone() };
     Facts {
-        conversions: vec![conversion("c-1", "u", 10, path), conversion("c-2", "v", 5, Vec::new())],
+        conversions: vec![
+            conversion("c-1", "u", 10, path),
+            conversion("c-2", "v", 5, Vec::new()),
+            early,
+            gone,
+            late,
+        ],
         ..Facts::default()
     }
 }

@@ -5,21 +5,12 @@
 mod config;
 mod seen;
 
-use std::{
-    ffi::OsString,
-    io::{self, Write},
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{ffi::OsString, io, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use serde::Serialize;
-use service::{Front, Listeners, Peer, SettingsHandle, settings};
+use service::{BeginError, Front, Peer, Process, SettingsHandle, config::Sources, process, settings};
 use telemetry::health::Health;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 use warehouse::Warehouse;
 
 pub use config::Config;
@@ -47,16 +38,9 @@ pub struct Flags {
 /// Why the process could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// An address that cannot be listened on.
-    #[error("cannot listen on {address} ({what}): {source}")]
-    Listen {
-        /// Which of the two.
-        what: &'static str,
-        /// The address.
-        address: String,
-        /// Why.
-        source: io::Error,
-    },
+    /// Listeners.
+    #[error(transparent)]
+    Begin(#[from] BeginError),
     /// Settings that do not check.
     #[error(transparent)]
     Settings(#[from] settings::SettingsError),
@@ -78,9 +62,9 @@ pub enum Error {
     /// Ingestion.
     #[error(transparent)]
     Ingestion(#[from] ingestion::Error),
-    /// Certificate and key.
+    /// The folder of models.
     #[error(transparent)]
-    Tls(#[from] service::TlsError),
+    Models(#[from] ml_gateway::Error),
     /// Anything of the system.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -89,53 +73,36 @@ pub enum Error {
 /// The whole process, as `attribution serve` runs it: configuration, telemetry, signals, services.
 pub fn serve(flags: Flags) -> ExitCode {
     let (file, print_config) = (flags.config.clone(), flags.print_config);
-    let env_ignored = &["URL", "KEY", "CHDB_LIB", "CHDB_DIR"];
-    let sources = service::config::Sources { file, env_ignored, flags: Some(flags) };
-    let config: Config = match service::config::load(sources) {
-        Ok(config) => config,
-        Err(error) => return refuse(&error),
-    };
-    if print_config {
-        return match service::config::print_config(&config) {
-            Ok(text) => match io::stdout().write_all(text.as_bytes()) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => refuse(&error),
-            },
-            Err(error) => refuse(&error),
-        };
-    }
-    let log_format = match config.log_format.parse() {
-        Ok(format) => format,
-        Err(error) => return refuse(&error),
-    };
-    let telemetry = telemetry::Config {
-        log_format,
-        log_filter: config.log_filter.clone(),
-        otlp_endpoint: Some(config.otlp_endpoint.clone()).filter(|endpoint| !endpoint.is_empty()),
-        trace_sample_ratio: config.trace_sample_ratio,
-        ..telemetry::Config::new("attribution")
-    };
-    service::run(telemetry, move |shutdown| start(config, shutdown))
+    let sources = Sources { file, env_ignored: &process::ENV_IGNORED, flags: Some(flags) };
+    process::run("attribution", sources, print_config, start)
 }
 
 /// Runs all services until the shutdown, then drains and closes the stores.
 ///
 /// # Errors
 /// What keeps the process from starting.
-pub async fn start(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
-    let listeners = bind(&config).await?;
+pub async fn start(process: Process, config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    let listeners = process.bind().await?;
     if settings::init_data_dir(&config.data)? == settings::FirstStart::Written {
         tracing::info!(data = %config.data.display(), "first start: settings.toml and api-key are written");
     }
     // The stores want absolute paths, whatever the working folder is.
     let data = config.data.canonicalize()?;
-    let settings = SettingsHandle::open(&data)?;
     let health = Health::default();
-    let front = Front::new(settings.clone(), config.limits.clone(), health.clone());
+    let front = Front::new(SettingsHandle::open(&data)?, process.limits, health.clone());
 
-    let log_url = format!("file://{}?partitions={}", data.join("log").display(), config.log_partitions);
+    let log_url = format!(
+        "file://{}?partitions={}&segment_bytes_max={}",
+        data.join("log").display(),
+        config.log_partitions,
+        config.log_segment_bytes_max
+    );
+    let journeys_url = format!("file://{}", data.join("journeys").display());
+    // A store of a newer program is refused before the log is mended.
+    journey_store::check(&journeys_url)?;
     let log = event_log::open(&log_url).await?;
-    let stores = journey_store::open(&format!("file://{}", data.join("journeys").display())).await?;
+    let stores = journey_store::open(&journeys_url).await?;
+    attribution_service::claim(&*log, &*stores.outbox).await?;
     let engine = chdb::Supervisor::start(chdb::Options::new(data.join("warehouse"), engine_command()?))?;
     let endpoint = engine.endpoint();
     let warehouse = Warehouse::connect(&warehouse::Config {
@@ -145,22 +112,20 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> Result<(), Er
         database: "attribution".into(),
     })?;
 
-    let rules = settings.clone();
-    let attribution = attribution_service::start(
-        &config.attribution,
-        &attribution_service::Deps {
-            log: Arc::clone(&log),
-            journeys: Arc::clone(&stores.journeys),
-            outbox: Arc::clone(&stores.outbox),
-            warehouse: warehouse.clone(),
-            rules: Arc::new(move |tenant, edition| rules.edition(tenant, edition)),
-            worker_health: health.register(attribution_service::NAME, "worker"),
-            fact_writer_health: health.register("fact writer", "warehouse"),
-        },
-        &shutdown,
+    // Scores are wanted, not needed: without a model the platform is ready all the same.
+    let gateway = ml_gateway::start(&config.ml, &front, &Health::default(), &shutdown)?;
+    let mut deps = attribution_service::Deps::new(
+        Arc::clone(&log),
+        stores.clone(),
+        warehouse.clone(),
+        front.settings().clone(),
+        &health,
     );
-    let api = service::grpc_routes(Routes::new(attribution.api.clone()));
-    let attribution_routes = front.mount("attribution", api);
+    if !config.ml.models.is_empty() {
+        deps = deps.with_gateway(Peer::in_process(gateway.routes.clone()));
+    }
+    let attribution = attribution_service::start(&config.attribution, &deps, &shutdown);
+    let attribution_routes = attribution.routes(&front);
 
     let mut recover_from = Vec::new();
     for partition in 0..log.partitions() {
@@ -183,49 +148,19 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> Result<(), Er
         journeys: stores.journeys,
         attribution: Peer::in_process(attribution_routes.clone()),
     };
-    let routes =
-        query_api::start(config.query, query, &front).merge(ingestion_routes).merge(attribution_routes);
-    let watching = service::task::spawn("settings", settings.watch(shutdown.clone()));
-    if let Some(tls) = tls(&config.tls_certificate, &config.tls_key)? {
-        service::serve(Listeners { tls: Some(tls), ..listeners }, &front, routes, shutdown).await?;
-    } else {
-        service::serve(listeners, &front, routes, shutdown).await?;
-    }
-    attribution.stopped().await;
-    // A panic in it was logged.
-    let _ = watching.await;
+    let routes = query_api::start(config.query, query, &front)
+        .merge(ingestion_routes)
+        .merge(attribution_routes)
+        .merge(gateway.routes.clone());
+    service::serve(listeners, &front, routes, shutdown).await?;
+    attribution.stopped().await?;
+    gateway.stopped().await;
     engine.stop(WAREHOUSE_STOP).await;
     tracing::info!("stopped");
     Ok(())
 }
 
-async fn bind(config: &Config) -> Result<Listeners, Error> {
-    let listen = async |what, address: &str| {
-        TcpListener::bind(address).await.map_err(|source| Error::Listen {
-            what,
-            address: address.to_owned(),
-            source,
-        })
-    };
-    let public = listen("listen", &config.listen).await?;
-    let operations = Some(listen("metrics", &config.metrics).await?);
-    Ok(Listeners { public, operations, tls: None })
-}
-
-fn tls(certificate: &Path, key: &Path) -> Result<Option<service::Tls>, Error> {
-    if certificate.as_os_str().is_empty() && key.as_os_str().is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(service::Tls::open(certificate, key)?))
-}
-
 /// The embedded warehouse is this program again, with a word of its own.
 fn engine_command() -> io::Result<Vec<OsString>> {
     Ok(vec![std::env::current_exe()?.into(), "chdb-server".into()])
-}
-
-fn refuse(error: &dyn std::fmt::Display) -> ExitCode {
-    // Nobody is left to tell if standard error is closed.
-    let _ = writeln!(io::stderr(), "error: {error}");
-    ExitCode::FAILURE
 }

@@ -1,6 +1,7 @@
 //! `attribution demo`: the whole way of 88,387 real journeys, on a platform of its own, against published figures.
 
 mod compare;
+mod fraud;
 mod platform;
 
 use std::{
@@ -14,7 +15,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::{
-    client::Client,
+    client::{Client, Connection},
     explain,
     import::{Imported, send_table},
     out,
@@ -35,15 +36,17 @@ const REPORTED_PATIENCE: Duration = Duration::from_secs(900);
 /// Attribute 88,387 real journeys from beginning to end, and compare with published figures.
 ///
 /// Starts a platform on a new data folder, sends the journeys through the public API, waits until they are reported,
-/// compares seven models on twelve channels with the expected figures, explains one conversion, and stops what it
-/// started. The data stay to be explored.
+/// compares seven models on twelve channels with the expected figures, explains one conversion, shows what becomes of a
+/// small simulated stream with fraud in it, and stops what it started. The data stay to be explored. With --running it does the same on a platform that runs already, which must
+/// hold no other events of the tenant at that time.
 ///
 /// The exit code is not zero when a figure is off.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   attribution demo
-  attribution demo --out /tmp/demo")]
+  attribution demo --out /tmp/demo
+  attribution demo --running --url https://attribution.example --key ak_…")]
 pub(crate) struct Demo {
     /// The journeys: a table path,conversions,value,nulls
     #[arg(long, value_name = "FILE", default_value = "libs/model/tests/data/pathdata.csv")]
@@ -54,6 +57,11 @@ pub(crate) struct Demo {
     /// The folder for report.json, the log and the data, which are made anew
     #[arg(long, value_name = "FOLDER", default_value = "target/demo")]
     out: PathBuf,
+    /// Use the platform at --url instead of starting one
+    #[arg(long)]
+    running: bool,
+    #[command(flatten)]
+    connection: Connection,
 }
 
 impl Demo {
@@ -66,10 +74,13 @@ impl Demo {
         let expected =
             Expected::read(open(&self.expected)?).with_context(|| self.expected.display().to_string())?;
         fs::create_dir_all(&self.out).with_context(|| format!("cannot make {}", self.out.display()))?;
+        if self.running {
+            return self.steps(&self.connection.client()?, &table, &expected).await;
+        }
         let mut platform = Platform::launch(&self.out)?;
         // Whatever happens, the platform is stopped before anything is said of it.
         let result = tokio::select! {
-            result = self.steps(&mut platform, &table, &expected) => result,
+            result = self.start_and_take(&mut platform, &table, &expected) => result,
             signal = platform::interrupted() => signal.and_then(|name| bail!("stopped by {name}")),
         };
         let stopped = platform.stop().await;
@@ -85,17 +96,27 @@ impl Demo {
         ))
     }
 
-    async fn steps(&self, platform: &mut Platform, table: &PathTable, expected: &Expected) -> Result<()> {
-        let counts = table.counts();
+    async fn start_and_take(
+        &self,
+        platform: &mut Platform,
+        table: &PathTable,
+        expected: &Expected,
+    ) -> Result<()> {
         let progress = Progress::new("starting", None);
         let client = progress.during(platform.ready()).await?;
         let started = progress.finish();
         out::line(format!("started in {:.1} s at {}", started.as_secs_f64(), client.url()))?;
-        send(&client, table, counts).await?;
+        self.steps(&client, table, expected).await?;
+        fraud::show(&client, platform.data()).await
+    }
+
+    async fn steps(&self, client: &Client, table: &PathTable, expected: &Expected) -> Result<()> {
+        let counts = table.counts();
+        send(client, table, counts).await?;
         let (from, to) = table.span();
         let span = (from.to_string(), to.to_string());
-        wait(&client, &span, counts).await?;
-        let (reported, time) = run_report(&client, &span).await?;
+        wait(client, &span, counts).await?;
+        let (reported, time) = run_report(client, &span).await?;
         out::line(format!(
             "reported {} models in {:.0} ms ({:.0} ms in the platform)\n",
             MODELS.len(),
@@ -108,7 +129,7 @@ impl Demo {
         check_totals(&reported, counts)?;
         compared.verdict()?;
         let Some(conversion) = table.conversion_with_touches(4) else { return Ok(()) };
-        let words = explain::in_words(&client, &conversion, out::data_colours()).await?;
+        let words = explain::in_words(client, &conversion, out::data_colours()).await?;
         out::line(format!(
             "\nOne conversion explained (attribution explain {conversion}):\n\n{}",
             words.trim_end()

@@ -40,6 +40,13 @@ struct Decision {
     editions: Vec<Edition>,
     settings_edition: String,
     explanation: String,
+    score: Option<Score>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Score {
+    fraud_probability: Option<f64>,
+    reasons: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -53,6 +60,9 @@ struct Candidate {
     verdict: String,
     age_millis: i64,
     window_millis: i64,
+    #[serde(default)]
+    fraud: Vec<String>,
+    fraud_probability: Option<f64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -107,6 +117,19 @@ fn event_id(text: &str) -> Result<String> {
     Ok(text.to_owned())
 }
 
+// === impl Score ===
+
+impl Score {
+    fn show(&self) -> String {
+        let reasons = plain(&self.reasons.join("; "));
+        match self.fraud_probability {
+            Some(probability) if reasons.is_empty() => format!("probability of fraud {probability:.3}\n"),
+            Some(probability) => format!("probability of fraud {probability:.3}: {reasons}\n"),
+            None => format!("no score: {reasons}\n"),
+        }
+    }
+}
+
 // === impl Decision ===
 
 impl Decision {
@@ -114,6 +137,9 @@ impl Decision {
         let mut parts = vec![self.head(event_id), format!("{}\n", plain(&self.explanation))];
         if !self.candidates.is_empty() {
             parts.push(self.candidates().render(colours));
+        }
+        if let Some(score) = &self.score {
+            parts.push(score.show());
         }
         if !self.credit.is_empty() {
             parts.push(self.credit().render(colours));
@@ -135,7 +161,12 @@ impl Decision {
 
     fn candidates(&self) -> Table {
         use Align::{Left, Right};
-        let mut table = Table::new([
+        let suspected = |candidate: &Candidate| {
+            let probability = candidate.fraud_probability.map(|probability| format!("{probability:.3}"));
+            probability.into_iter().chain(candidate.fraud.iter().cloned()).collect::<Vec<_>>().join(", ")
+        };
+        let any = self.candidates.iter().any(|candidate| !suspected(candidate).is_empty());
+        let mut heads = vec![
             ("touch", Left),
             ("kind", Left),
             ("channel", Left),
@@ -144,7 +175,11 @@ impl Decision {
             ("before", Right),
             ("window", Right),
             ("verdict", Left),
-        ]);
+        ];
+        if any {
+            heads.push(("fraud", Left));
+        }
+        let mut table = Table::new(heads);
         let winner = self.winner.as_ref().and_then(|winner| winner.event_id.as_deref());
         for candidate in &self.candidates {
             let field = |name| {
@@ -159,7 +194,8 @@ impl Decision {
             let before = format!("{sign}{}", model::duration::words(candidate.age_millis));
             let window = model::duration::words(candidate.window_millis);
             let fields = ["event_id", "event_type", "channel", "campaign_id", "timestamp"].map(field);
-            table.row(fields.into_iter().chain([before, window, verdict]));
+            let fraud = any.then(|| suspected(candidate));
+            table.row(fields.into_iter().chain([before, window, verdict]).chain(fraud));
         }
         table
     }

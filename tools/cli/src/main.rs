@@ -10,6 +10,7 @@ mod check;
 mod client;
 mod demo;
 mod explain;
+mod features;
 mod import;
 mod journey;
 mod load;
@@ -17,6 +18,7 @@ mod out;
 mod paths;
 mod progress;
 mod report;
+mod rows;
 mod send;
 mod serve;
 mod source;
@@ -25,6 +27,10 @@ mod table;
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use tikv_jemallocator::Jemalloc;
+
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Self-hosted marketing attribution: events in, every conversion credited and explained, reports out.
 #[derive(Debug, Parser)]
@@ -58,6 +64,8 @@ enum Command {
     Journey(journey::Journey),
     /// Send events at a fixed rate and measure the answers
     Load(load::Load),
+    /// Compute what the fraud model looks at, of past conversions
+    Features(features::Features),
     /// Check a settings file, the connection and the key
     Check(check::Check),
     /// Attribute 88,387 real journeys from beginning to end, and compare with published figures
@@ -79,6 +87,7 @@ fn main() -> ExitCode {
         Command::Explain(command) => on_runtime(command.run()),
         Command::Journey(command) => on_runtime(command.run()),
         Command::Load(command) => on_runtime(command.run()),
+        Command::Features(command) => on_runtime(command.run()),
         Command::Check(command) => on_runtime(command.run()),
         Command::Demo(command) => on_runtime(command.run()),
     };

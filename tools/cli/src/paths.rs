@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use jiff::{Timestamp, ToSpan, civil, tz::TimeZone};
 use model::money;
 
-use crate::source::quoted;
+use crate::{rows::Rows, source::quoted};
 
 /// The conversion of the first person, unless another moment is given: so late in the month that paths of up to 96
 /// touches lie wholly within it.
@@ -64,10 +64,10 @@ impl PathTable {
     /// # Errors
     /// A column is missing or a row is wrong; the line and the column are named.
     pub(crate) fn read(reader: impl Read, base: Timestamp) -> Result<Self> {
-        let mut reader = csv::Reader::from_reader(reader);
-        let names = reader.headers()?.clone();
+        let mut table = Rows::new(reader);
+        let names = table.names()?;
         let column = |name| {
-            let found = names.iter().position(|given| given.trim() == name);
+            let found = names.iter().position(|given| given == name);
             found.with_context(|| {
                 format!("line 1: no column {name}; a table of paths has {}", COLUMNS.join(","))
             })
@@ -75,10 +75,10 @@ impl PathTable {
         let [path, conversions, value, nulls] = COLUMNS.map(column);
         let columns = [path?, conversions?, value?, nulls?];
         let mut rows = Vec::new();
-        for (number, record) in (1_u64..).zip(reader.records()) {
-            let record = record?;
-            let line = record.position().map_or(0, csv::Position::line);
-            let cells = columns.map(|column| record.get(column).unwrap_or_default().trim());
+        for (number, row) in (1_u64..).zip(table) {
+            let row = row?;
+            let line = row.position().map_or(0, csv::Position::line);
+            let cells = columns.map(|column| row.get(column).unwrap_or_default().trim());
             rows.push(Arc::new(Row::read(number, cells).with_context(|| format!("line {line}"))?));
         }
         Ok(Self { rows, base_millis: base.as_millisecond() })

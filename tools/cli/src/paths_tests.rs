@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
@@ -116,5 +117,81 @@ fn a_wrong_row_is_named_with_its_line_and_column() {
         assert!(error.starts_with("line 3: ") && error.contains(named), "{row}: {error}");
     }
     assert!(read(format!("{head}{},1,1,0\n", &long[4..]).as_bytes()).is_ok());
+    assert!(read(format!("\u{feff}{head}").as_bytes()).is_ok());
     assert!(read(b"path,conversions,value\n").unwrap_err().to_string().contains("nulls"));
+}
+
+#[test]
+fn a_row_that_does_not_end_is_refused() {
+    let text = format!("path,conversions,value,nulls\n\"a,1,1,0\n{}", "b,1,1,0\n".repeat(200_000));
+    let error = read(text.as_bytes()).unwrap_err().to_string();
+    assert!(error.contains("is a quote not closed?"), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_table_becomes_its_persons(
+        rows in prop::collection::vec(
+            (prop::collection::vec("[a-zé\",]{1,5}( [a-z]{1,3})?", 1..5), 0..4_u64, -5_000_000..5_000_000_i64, 0..4_u64),
+            0..6,
+        ),
+    ) {
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        writer.write_record(["nulls", "path", "value", "conversions", "note"]).unwrap();
+        // Each person's channels and value, sorted.
+        let mut expected = Vec::new();
+        for (channels, conversions, micros, nulls) in &rows {
+            let micros = if *conversions == 0 { 0 } else { *micros };
+            let cells = [
+                nulls.to_string(),
+                channels.join(" >"),
+                money::format_micros(micros.into()),
+                conversions.to_string(),
+                "x".to_owned(),
+            ];
+            writer.write_record(cells).unwrap();
+            let (each, more) = (micros.abs() / (*conversions as i64).max(1), micros.abs() % (*conversions as i64).max(1));
+            for nth in 0..*conversions as i64 {
+                let share = (each + i64::from(nth < more)) * micros.signum();
+                expected.push((channels.clone(), Some(share)));
+            }
+            expected.extend((0..*nulls).map(|_| (channels.clone(), None)));
+        }
+        let table = read(&writer.into_inner().unwrap()).unwrap();
+        let mut persons = HashMap::<String, (Vec<(i64, String)>, Option<i64>)>::new();
+        for event in events(&table) {
+            let person = persons.entry(event["device_id"].as_str().unwrap().to_owned()).or_default();
+            match event["value"].as_str() {
+                Some(value) => person.1 = Some(money::parse_micros(value).unwrap()),
+                None => person.0.push((event["timestamp"].as_i64().unwrap(), event["channel"].as_str().unwrap().to_owned())),
+            }
+        }
+        let mut found: Vec<_> = persons
+            .into_values()
+            .map(|(mut touches, value)| {
+                touches.sort();
+                (touches.into_iter().map(|(_, channel)| channel).collect::<Vec<_>>(), value)
+            })
+            .collect();
+        found.sort();
+        expected.sort();
+        prop_assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn any_bytes_are_a_table_or_refused(
+        bytes in prop::collection::vec(any::<u8>(), 0..200),
+        rows in "[a-c>\",0-9.\n -]{0,80}",
+    ) {
+        let text = format!("path,conversions,value,nulls\n{rows}");
+        for text in [&bytes, text.as_bytes()] {
+            if let Ok(table) = read(text) {
+                let counts = table.counts();
+                let first: Vec<_> = table.events().take(1_000).collect();
+                prop_assert!(first.len() as u64 <= counts.touches + counts.conversions);
+            }
+        }
+    }
 }

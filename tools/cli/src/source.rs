@@ -18,8 +18,16 @@ use flate2::bufread::MultiGzDecoder;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use crate::rows::Rows;
+
 /// The longest line: far past the largest event, so that the platform says what is wrong with one that is too large.
 const LINE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// The largest document of JSON, which is read as a whole.
+const DOCUMENT_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// The byte order mark that some programs begin a text with.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// The columns that a CSV file may have: the fields of an event.
 #[rustfmt::skip]
@@ -112,6 +120,7 @@ impl Source {
     /// # Errors
     /// The file cannot be read, is no JSON, or its header is wrong.
     pub(crate) fn into_items(mut self) -> Result<Items> {
+        skip_mark(&mut self.reader)?;
         let format = match self.format {
             Some(format) => format,
             None => guess(&mut self.reader)?,
@@ -119,7 +128,7 @@ impl Source {
         match format {
             Format::Ndjson => Ok(Box::new(Lines { reader: self.reader, place: 0 })),
             Format::Csv => table(self.reader),
-            Format::Json => document(self.reader),
+            Format::Json => document(self.reader, DOCUMENT_BYTES_MAX),
         }
     }
 }
@@ -188,10 +197,23 @@ fn guess(reader: &mut impl BufRead) -> Result<Format> {
     }
 }
 
+/// Skips the mark, if the text begins with it.
+fn skip_mark(reader: &mut impl BufRead) -> io::Result<()> {
+    if reader.fill_buf()?.starts_with(BYTE_ORDER_MARK) {
+        reader.consume(BYTE_ORDER_MARK.len());
+    }
+    Ok(())
+}
+
 /// An array, or objects one after the other. It is read as a whole.
-fn document(mut reader: impl Read) -> Result<Items> {
+fn document(reader: impl Read, bytes_max: u64) -> Result<Items> {
     let mut text = Vec::new();
-    reader.read_to_end(&mut text)?;
+    reader.take(bytes_max + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > bytes_max {
+        bail!(
+            "one document of JSON has at most {bytes_max} bytes; write one object a line (.ndjson) instead"
+        );
+    }
     let wrong = "not JSON (for one object a line, give --format ndjson)";
     let items: Vec<Item> = if text.trim_ascii_start().first() == Some(&b'[') {
         let objects: Vec<&RawValue> = serde_json::from_slice(&text).context(wrong)?;
@@ -206,8 +228,8 @@ fn document(mut reader: impl Read) -> Result<Items> {
 }
 
 fn table(reader: Box<dyn BufRead + Send>) -> Result<Items> {
-    let mut reader = csv::ReaderBuilder::new().flexible(false).from_reader(reader);
-    let names: Vec<String> = reader.headers()?.iter().map(|name| name.trim().to_owned()).collect();
+    let mut rows = Rows::new(reader);
+    let names = rows.names()?;
     for (index, name) in names.iter().enumerate() {
         if !FIELDS.contains(&name.as_str()) {
             let known = FIELDS.join(", ");
@@ -217,10 +239,10 @@ fn table(reader: Box<dyn BufRead + Send>) -> Result<Items> {
             bail!("line 1, column {}: {name} stands there twice", index + 1);
         }
     }
-    let items = reader.into_records().map(move |record| match record {
-        Ok(record) => {
-            let place = record.position().map_or(0, csv::Position::line);
-            Ok(match object(&names, &record) {
+    let items = rows.map(move |row| match row {
+        Ok(row) => {
+            let place = row.position().map_or(0, csv::Position::line);
+            Ok(match object(&names, &row) {
                 Ok(json) => named(place, json.as_bytes()),
                 Err(reason) => Item::Bad { place, reason },
             })
@@ -240,9 +262,9 @@ fn table(reader: Box<dyn BufRead + Send>) -> Result<Items> {
 }
 
 /// A line of a table as an object: an empty cell is an absent field.
-fn object(names: &[String], record: &csv::StringRecord) -> Result<String, String> {
+fn object(names: &[String], row: &csv::StringRecord) -> Result<String, String> {
     let mut json = String::from("{");
-    for (name, cell) in names.iter().zip(record).filter(|(_, cell)| !cell.is_empty()) {
+    for (name, cell) in names.iter().zip(row).filter(|(_, cell)| !cell.is_empty()) {
         if json.len() > 1 {
             json.push(',');
         }

@@ -42,7 +42,7 @@ impl Plain {
             first.tenant == incoming.tenant && first.event.event_id == incoming.event.event_id
         };
         match self.firsts.iter().find(same) {
-            Some(first) if first.position == incoming.position => Outcome::First,
+            Some(first) if first.position == incoming.position => Outcome::Replayed,
             Some(_) => {
                 let Position { offset, index, .. } = incoming.position;
                 self.repeats.entry(offset).or_default().insert(index);

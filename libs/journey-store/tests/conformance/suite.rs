@@ -31,6 +31,7 @@ pub async fn run(open: impl AsyncFn() -> Stores) {
     tenants_do_not_meet(open().await).await;
     effects_of_one_offset_come_together_and_go_with_the_plan(open().await).await;
     a_reset_empties_everything(open().await).await;
+    crate::scores::run(open).await;
 }
 
 async fn journey(store: &Arc<dyn JourneyStore>, id: &str) -> StoredJourney {
@@ -46,7 +47,7 @@ fn named(affected: &[Affected]) -> Vec<(&str, DecisionReason)> {
     affected.iter().map(|affected| (affected.conversion_id.as_str(), affected.reason)).collect()
 }
 
-async fn a_new_store_is_empty(Stores { journeys, outbox }: Stores) {
+async fn a_new_store_is_empty(Stores { journeys, outbox, scores }: Stores) {
     assert_eq!(outbox.generation().await.unwrap(), None);
     assert_eq!(outbox.consumed_to(3).await.unwrap(), 0);
     assert_eq!(outbox.plan(3).await.unwrap(), None);
@@ -58,17 +59,19 @@ async fn a_new_store_is_empty(Stores { journeys, outbox }: Stores) {
     assert!(journeys.journeys(&[query]).await.unwrap()[0].is_none());
     let recorded = journeys.record(0, &[]).await.unwrap();
     assert!(recorded.outcomes.is_empty() && recorded.affected.is_empty());
+    assert_eq!(crate::scores::of(&scores, TENANT, "a").await, []);
+    assert_eq!(scores.owed(0, 10).await.unwrap(), []);
 }
 
-async fn the_first_position_counts(Stores { journeys, outbox }: Stores) {
-    use Outcome::{First, Repeat};
+async fn the_first_position_counts(Stores { journeys, outbox, .. }: Stores) {
+    use Outcome::{First, Repeat, Replayed};
     let call = record(7, [click("a", T, "d:1"), click("a", T + 1, "d:2"), click("b", T, "d:1")]);
-    for _ in 0..2 {
-        assert_eq!(journeys.record(0, &call).await.unwrap().outcomes, [First, Repeat, First]);
+    for first in [First, Replayed] {
+        assert_eq!(journeys.record(0, &call).await.unwrap().outcomes, [first, Repeat, first]);
     }
     let later = record(8, [click("b", T, "d:3 u:3"), click("c", T, "d:1")]);
-    for _ in 0..2 {
-        assert_eq!(journeys.record(0, &later).await.unwrap().outcomes, [Repeat, First]);
+    for first in [First, Replayed] {
+        assert_eq!(journeys.record(0, &later).await.unwrap().outcomes, [Repeat, first]);
     }
     assert_eq!(journeys.seen(TENANT, &["c", "x", "a"]).await.unwrap(), [true, false, true]);
     let page = journeys.page(TENANT, identity("d:1"), None, 10).await.unwrap().unwrap();
@@ -111,7 +114,7 @@ fn chain(count: usize, name: &str, offset: u64) -> Vec<journey_store::Incoming> 
     record(offset, links)
 }
 
-async fn a_hundred_identities_are_a_person_and_one_more_is_shared(Stores { journeys, outbox }: Stores) {
+async fn a_hundred_identities_are_a_person_and_one_more_is_shared(Stores { journeys, outbox, .. }: Stores) {
     // 99 devices and a user.
     journeys.record(0, &chain(100, "k", 0)).await.unwrap();
     let made = [click("t", T, "d:k5"), conversion("c", "install", T + 1, "d:k7")];
@@ -250,7 +253,7 @@ async fn a_replay_names_the_members_of_a_set_that_turned_shared(Stores { journey
     assert_eq!(journeys.record(0, &call).await.unwrap().affected, first);
 }
 
-async fn editions_need_a_later_cause_and_another_digest(Stores { journeys, outbox }: Stores) {
+async fn editions_need_a_later_cause_and_another_digest(Stores { journeys, outbox, .. }: Stores) {
     let call = record(0, [conversion("c", "install", T, "d:1"), click("t", T, "d:1")]);
     journeys.record(0, &call).await.unwrap();
     assert!(journeys.conversion(TENANT, "c").await.unwrap().unwrap().editions.is_empty());
@@ -366,7 +369,7 @@ async fn tenants_do_not_meet(Stores { journeys, .. }: Stores) {
     assert!(journeys.page("two", identity_of("two", "u:1"), None, 9).await.unwrap().is_none());
 }
 
-async fn effects_of_one_offset_come_together_and_go_with_the_plan(Stores { journeys, outbox }: Stores) {
+async fn effects_of_one_offset_come_together_and_go_with_the_plan(Stores { journeys, outbox, .. }: Stores) {
     for offset in 0..6 {
         let id = |name: &str| format!("{name}{offset}");
         let made = [
@@ -399,11 +402,23 @@ async fn effects_of_one_offset_come_together_and_go_with_the_plan(Stores { journ
         assert_eq!(outbox.plan(0).await.unwrap(), Some(plan));
         assert_eq!(offsets(0, 6).await, left);
     }
+    outbox.put_plan(0, plans[1]).await.unwrap();
+    for (batch, from, to) in [(2, 3, 5), (2, 2, 4), (1, 0, 3), (3, 3, 5), (4, 4, 5), (3, 4, 4), (3, 5, 4)] {
+        let refused = outbox.put_plan(0, Plan { batch, from, to }).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{batch} {from} {to}: {refused:?}");
+        assert_eq!(outbox.plan(0).await.unwrap(), Some(plans[1]));
+        assert_eq!(offsets(0, 6).await, [3, 4, 5]);
+    }
+    let refused = outbox.put_plan(1, plans[1]).await;
+    assert!(
+        matches!(refused, Err(StoreError::Unavailable(_))),
+        "not the first of its partition: {refused:?}"
+    );
     assert_eq!(outbox.plan(1).await.unwrap(), None);
     assert_eq!((outbox.consumed_to(0).await.unwrap(), outbox.consumed_to(1).await.unwrap()), (6, 0));
 }
 
-async fn a_reset_empties_everything(Stores { journeys, outbox }: Stores) {
+async fn a_reset_empties_everything(Stores { journeys, outbox, .. }: Stores) {
     let generation = |id| Generation { log: u128::MAX - 5, id };
     outbox.reset(generation(1)).await.unwrap();
     let made = [conversion("c", "buy", T, "d:1 u:1"), click("t", T, "u:1")];

@@ -31,6 +31,7 @@ pub(crate) fn conversion() -> Conversion {
         app_id: "default".into(),
         value_micros: 20_000_000,
         currency: "EUR".into(),
+        install_begin_millis: None,
     }
 }
 

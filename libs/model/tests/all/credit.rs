@@ -100,6 +100,29 @@ fn the_largest_value_is_shared_exactly() {
 }
 
 #[test]
+fn even_parts_of_the_largest_value_are_exact() {
+    use model::credit::even_value_e12;
+    let most = model::money::VALUE_UNITS_MAX * 1_000_000;
+    for (value, count, part) in [
+        (most, 3, 3_000_000_000_000_000_000_000_000),
+        (most - 1, 3, 2_999_999_999_999_999_999_666_667),
+        (1 - most, 3, -2_999_999_999_999_999_999_666_667),
+        (1, 1_000, 1_000),
+        (1, 3, 333_333),
+        (-2, 3, -666_667),
+        (0, 7, 0),
+        (5, 0, 5_000_000),
+    ] {
+        assert_eq!(even_value_e12(value, count), part, "{value} / {count}");
+    }
+    // Half a unit each away from zero, however many share: the sum is the value once it is rounded to micros.
+    for count in 1..=1_000 {
+        let sum = even_value_e12(most - 1, count) * count as i128;
+        assert_eq!((sum + 500_000) / 1_000_000, i128::from(most - 1), "{count}");
+    }
+}
+
+#[test]
 fn parameters_are_checked_at_their_bounds() {
     for ok in [position(0.0, 0.0), position(1.0, 0.0), position(0.9, 0.1), decay(1), decay(WINDOW_MILLIS_MAX)]
     {

@@ -5,6 +5,8 @@ mod common;
 mod credit;
 mod decide;
 mod explain;
+mod features;
+mod fraud;
 mod markov;
 mod pathdata;
 mod paths;

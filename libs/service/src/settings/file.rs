@@ -15,7 +15,9 @@ use model::{
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
-use super::{Key, Quota, Scope, Scopes, Settings, SettingsError, Tenant, edition_of, prefix};
+use super::{
+    Key, Quota, Scope, Scopes, Settings, SettingsError, Tenant, edition_of, fraud::FraudTable, prefix,
+};
 
 /// Characters of a name of a tenant, key, channel, campaign and so on; of a tenant 64.
 const NAME_CHARS_MAX: usize = 256;
@@ -48,6 +50,8 @@ struct TenantTable {
     precedence: PrecedenceTable,
     #[serde(default)]
     conversions: BTreeMap<Spanned<String>, ConversionTable>,
+    #[serde(default)]
+    fraud: FraudTable,
 }
 
 #[derive(Deserialize)]
@@ -257,6 +261,7 @@ impl Parser<'_> {
             }
             rules.conversions.insert(name.into_inner(), ConversionRules { cut_at_previous });
         }
+        rules.fraud = table.fraud.settings().map_err(|(span, reason)| self.error(span, &reason))?;
         Ok(rules)
     }
 
@@ -307,7 +312,7 @@ impl Parser<'_> {
     }
 }
 
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().count() <= NAME_CHARS_MAX
 }
 

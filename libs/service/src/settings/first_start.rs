@@ -76,6 +76,10 @@ direct_channels = ["direct"]               # what last_non_direct passes over, u
 
 # [tenants.default.conversions.purchase]
 # cut_at_previous = true               # touches before the previous purchase are not eligible
+
+# [tenants.default.fraud]               # by default everything is shown and nothing is rejected
+# reject = ["click_to_install", "after_install_begin"]   # also cap_minutes, cap_hour, cap_day
+# reject_above = 0.95                  # the model's probability of fraud
 "#
     )
 }

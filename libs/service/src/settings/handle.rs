@@ -52,6 +52,12 @@ struct Edition {
     rules: Arc<Rules>,
 }
 
+/// What every version of an edition's file has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
 impl Edition {
     fn new(tenants: Vec<String>, rules: Arc<Rules>) -> Self {
         Self { version: EDITION_VERSION, tenants_sha256: checksum(&tenants), tenants, rules }
@@ -230,6 +236,11 @@ fn read_editions(folder: &Path) -> Result<HashMap<String, Edition>, SettingsErro
         };
         let damaged = || SettingsError::DamagedEdition { path: path.display().to_string() };
         let text = read_bounded(&path)?;
+        let Versioned { version } = serde_json::from_slice(&text).map_err(|_| damaged())?;
+        if version > EDITION_VERSION {
+            let (path, known) = (path.display().to_string(), EDITION_VERSION);
+            return Err(SettingsError::NewerEdition { path, version, known });
+        }
         let edition: Edition = serde_json::from_slice(&text).map_err(|_| damaged())?;
         let id = format!("sha256:{hex}");
         if !edition.is_whole(&id) {

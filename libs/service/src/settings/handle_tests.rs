@@ -113,8 +113,13 @@ fn a_damaged_edition_is_reported_at_every_byte() {
             Ok(handle) => assert!(good[i].is_ascii_whitespace(), "{i} in {text}, {}", edition(&handle)),
         }
     }
-    fs::write(&path, &good[..good.len() / 2]).unwrap();
-    assert!(matches!(SettingsHandle::open(data.path()), Err(SettingsError::DamagedEdition { .. })));
+    for length in 0..good.len() {
+        fs::write(&path, &good[..length]).unwrap();
+        assert!(
+            matches!(SettingsHandle::open(data.path()), Err(SettingsError::DamagedEdition { .. })),
+            "{length}"
+        );
+    }
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! The settings file: tenants, their keys, quotas and rules.
 //!
-//! `file` says what may stand in it and checks it, `handle` keeps the one in force and every edition that ever was,
+//! `file` and `fraud` say what may stand in it and check it, `handle` keeps the one in force and every edition that ever was,
 //! `first_start` writes the first one.
 
 mod file;
 mod first_start;
+mod fraud;
 mod handle;
 
 use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
@@ -115,6 +116,18 @@ pub enum SettingsError {
         /// Which file.
         path: String,
     },
+    /// A stored edition of a newer program.
+    #[error(
+        "{path} has format {version}, this program knows formats up to {known}: use the newer program that wrote it"
+    )]
+    NewerEdition {
+        /// Which file.
+        path: String,
+        /// Its format.
+        version: u32,
+        /// The newest that is known.
+        known: u32,
+    },
 }
 
 // === impl Key ===
@@ -122,6 +135,14 @@ pub enum SettingsError {
 impl Key {
     pub(crate) fn made(tenant: Arc<Tenant>, name: &str, scopes: Scopes) -> Self {
         Self { name: name.into(), scopes, expires: None, tenant, hash: [0; 32] }
+    }
+
+    fn is_of(&self, hash: &[u8; 32]) -> bool {
+        self.hash.ct_eq(hash).into()
+    }
+
+    fn is_in_time(&self) -> bool {
+        self.expires.is_none_or(|expires| Timestamp::now() < expires)
     }
 }
 
@@ -170,9 +191,13 @@ impl Settings {
     pub fn authenticate(&self, key: &[u8]) -> Option<&Arc<Key>> {
         let hash: [u8; 32] = Sha256::digest(key).into();
         let found = self.keys.get(&prefix(&hash))?;
-        let same: bool = found.hash.ct_eq(&hash).into();
-        let in_time = found.expires.is_none_or(|expires| Timestamp::now() < expires);
-        (same && in_time).then_some(found)
+        (found.is_of(&hash) && found.is_in_time()).then_some(found)
+    }
+
+    /// A key as it stands here, if it does and has not expired.
+    pub(crate) fn same_key(&self, key: &Key) -> Option<&Arc<Key>> {
+        let found = self.keys.get(&prefix(&key.hash))?;
+        (found.is_of(&key.hash) && found.is_in_time()).then_some(found)
     }
 }
 

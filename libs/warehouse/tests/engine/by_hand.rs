@@ -362,15 +362,24 @@ pub(crate) async fn tenants_do_not_see_each_other_and_values_are_no_sql(engine: 
 
 pub(crate) async fn the_largest_values_are_exact(engine: Engine) {
     let warehouse = engine.warehouse("largest").await;
-    let mut facts = Vec::new();
-    for n in 0..20 {
-        let mut fact = conversion(&format!("c{n}"), "p", vec![click("email", HOUR), click("search", MINUTE)]);
+    let path = || vec![click("email", HOUR), click("search", 2 * MINUTE), click("social", MINUTE)];
+    let facts = (0..20).map(|n| {
+        let mut fact = conversion(&format!("c{n}"), "p", path());
         fact.value_micros = 9_000_000_000_000_000_000 - 1;
-        facts.push(fact);
-    }
-    written(&warehouse, facts).await;
-    let answer = warehouse.report(&spec()).await.unwrap();
-    let sum = 20 * (9_000_000_000_000_000_000_i128 - 1);
-    assert_eq!(answer.rows.len(), 1);
-    assert_eq!((answer.rows[0].value_micros, answer.totals[0].value_micros), (sum, sum));
+        fact
+    });
+    written(&warehouse, facts.collect()).await;
+    let mut spec = ReportSpec { measures: vec![Measure::Value], ..spec() };
+    assert_eq!(answered(&warehouse, &spec).await, ["last_touch social EUR 179999999999999.999980"]);
+    let total = warehouse.report(&spec).await.unwrap().totals[0].value_micros;
+    assert_eq!(total, 20 * (9_000_000_000_000_000_000_i128 - 1));
+    // A third of it is 59,999,999,999,999.999993333…
+    spec.models = vec![rule(Model::Linear), ModelSpec::Shapley];
+    let third = |model: &str| {
+        ["email", "search", "social"].map(|to| format!("{model} {to} EUR 59999999999999.999993"))
+    };
+    assert_eq!(answered(&warehouse, &spec).await, [third("linear"), third("shapley")].concat());
+    spec.transforms = vec![Transform::RemoveIfNotAll("email".into())];
+    let half = |model: &str| ["search", "social"].map(|to| format!("{model} {to} EUR 89999999999999.999990"));
+    assert_eq!(answered(&warehouse, &spec).await, [half("linear"), half("shapley")].concat());
 }

@@ -138,12 +138,6 @@ fn rule(
             values[index] = i128::from(won) * i128::from(fact.value_micros) * 1_000_000;
         }
     }
-    for (conversion, value) in conversions.iter().zip(&mut values) {
-        if *conversion == CREDIT_E12 {
-            // A whole conversion is exact.
-            *value = i128::from(fact.value_micros) * 1_000_000;
-        }
-    }
     (conversions, values)
 }
 
@@ -154,10 +148,11 @@ fn shapley(spec: &ReportSpec, fact: &ConversionFact, path: &[&CandidateFact]) ->
     let first = |index: usize| !labels[..index].contains(&labels[index]);
     let weight = |index: usize| if first(index) { share } else { 0.0 };
     let conversions = (0..path.len()).map(|i| (weight(i) * 1e12).round_ties_even() as i64);
-    let values = (0..path.len()).map(|i| match weight(i) {
-        1.0 => i128::from(fact.value_micros) * 1_000_000,
-        w => (w * fact.value_micros as f64 * 1e6).round_ties_even() as i128,
-    });
+    // The nearest whole number: the remainder of one part is less than half of one either way.
+    let exact = i128::from(fact.value_micros) * 1_000_000;
+    let count = distinct.len() as i128;
+    let part = (exact.abs() + count / 2) / count * exact.signum();
+    let values = (0..path.len()).map(|i| if first(i) { part } else { 0 });
     (conversions.collect(), values.collect())
 }
 
@@ -297,8 +292,11 @@ fn of_candidate(dimension: Dimension, touch: &CandidateFact) -> String {
         Dimension::Channel => &touch.channel,
         Dimension::Partner => &touch.partner,
         Dimension::CampaignId => &touch.campaign_id,
+        Dimension::AdGroupId => &touch.ad_group_id,
+        Dimension::CreativeId => &touch.creative_id,
+        Dimension::Keyword => &touch.keyword,
         Dimension::EventType => touch.kind.name(),
-        other => panic!("{other:?} is not part of the random world"),
+        other => panic!("{other:?} is of the conversion"),
     })
 }
 
@@ -307,8 +305,11 @@ fn of_touch(dimension: Dimension, touch: &TouchFact) -> String {
         Dimension::Channel => &touch.channel,
         Dimension::Partner => &touch.partner,
         Dimension::CampaignId => &touch.campaign_id,
+        Dimension::AdGroupId => &touch.ad_group_id,
+        Dimension::CreativeId => &touch.creative_id,
+        Dimension::Keyword => &touch.keyword,
         Dimension::EventType => touch.kind.name(),
-        other => panic!("{other:?} is not part of the random world"),
+        other => panic!("{other:?} is of the conversion"),
     })
 }
 

@@ -141,9 +141,9 @@ pub(crate) async fn an_insert_of_the_largest_batch_is_one_part(engine: Engine) {
     let database = "blocks";
     let warehouse = engine.warehouse(database).await;
     engine.client(database).query("SYSTEM STOP MERGES").execute().await.unwrap();
-    let path: Vec<_> = (0..50).map(|n| click("a channel with a name of some length", n * HOUR)).collect();
+    let path: Vec<_> = (0..20).map(|n| click("a channel with a name of some length", n * HOUR)).collect();
     let mut facts = Facts::default();
-    for n in 0..20_000_u32 {
+    for n in 0..50_000_u32 {
         let mut fact = conversion(&n.to_string(), "p", path.clone());
         fact.identity = identity(&n.to_string());
         facts.conversions.push(fact);

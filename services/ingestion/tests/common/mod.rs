@@ -125,7 +125,11 @@ impl Sandbox {
     }
 
     pub fn client(&self) -> IngestionServiceClient<Peer> {
-        IngestionServiceClient::new(Peer::in_process(self.routes.clone()).for_tenant("acme"))
+        self.client_of("acme")
+    }
+
+    pub fn client_of(&self, tenant: &str) -> IngestionServiceClient<Peer> {
+        IngestionServiceClient::new(Peer::in_process(self.routes.clone()).for_tenant(tenant))
     }
 }
 
@@ -152,14 +156,14 @@ fn sha256(text: &str) -> String {
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Waits until something holds, at most ten seconds.
+/// Waits until something holds, at most a minute.
 pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let waiting = async {
         while !holds() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 /// What the log does with appends.

@@ -27,6 +27,13 @@ const LABELS: [&str; 10] = [
     "sub_publisher",
 ];
 
+/// What a body is, and what becomes of one that is none.
+const BODY: &str = "One event, a list of events, or one event a line; JSON in UTF-8, without a byte order mark. \
+    Blank lines count for nothing, and so does a `charset`. Without a `Content-Type` it is read as `application/json`. \
+    What is not well-formed is refused as a whole with the place; what is wrong within an event rejects that event alone. \
+    Of several mistakes of an event one is reported: its size first, then in the order of the body a name that is \
+    unknown or given twice or a value of another type, then the fields in the order listed here.";
+
 pub(super) fn paths() -> Value {
     let event = json!({
         "event_type": "click", "timestamp": 1_767_225_600_000_i64, "device_id": "d", "campaign_id": "c",
@@ -66,7 +73,7 @@ pub(super) fn paths() -> Value {
         "parameters": [{ "$ref": "#/components/parameters/RequestId" }],
         "requestBody": {
             "required": true,
-            "description": body_description("One event, a list of events, or one event a line."),
+            "description": body_description(BODY),
             "content": {
                 "application/json": {
                     "schema": { "oneOf": [
@@ -94,11 +101,11 @@ pub(super) fn schemas() -> Value {
                 "type": "object",
                 "required": ["index", "status"],
                 "properties": {
-                    "index": { "type": "integer", "description": "In the body, from 0." },
-                    "event_id": { "type": "string" },
+                    "index": { "type": "integer", "description": "Which event of the body, from 0; blank lines do not count." },
+                    "event_id": { "type": "string", "description": "Given or assigned; absent if it was rejected without a valid one." },
                     "status": { "enum": ["accepted", "duplicate", "rejected"] },
                     "code": { "enum": ["missing_field", "unknown_field", "invalid_value", "too_long", "out_of_range", "too_large"] },
-                    "field": { "type": "string" },
+                    "field": { "type": "string", "description": "Absent where it is the event as a whole." },
                     "reason": { "type": "string" },
                 },
             } },
@@ -112,8 +119,8 @@ fn event() -> Value {
         json!({
             "description": description,
             "oneOf": [
-                { "type": "integer", "description": "Unix milliseconds." },
-                { "type": "string", "format": "date-time" },
+                { "type": "integer", "description": "Unix milliseconds, written without a fraction or an exponent." },
+                { "type": "string", "format": "date-time", "description": "RFC 3339 with any offset; what is finer than a millisecond is cut off, a leap second is the second before it." },
             ],
         })
     };
@@ -154,8 +161,9 @@ fn event() -> Value {
     add(
         "value",
         json!({
-            "description": "Conversions only: up to 6 decimals, at most 9e12 in magnitude; a refund is negative. Absent: 0.",
-            "oneOf": [{ "type": "string", "pattern": "^-?[0-9]+(\\.[0-9]+)?$" }, { "type": "number" }],
+            "description": "Conversions only: up to 6 decimals, at most 9e12 in magnitude; a refund is negative. Absent: 0. \
+                A number may have an exponent, a string may not.",
+            "oneOf": [{ "type": "string", "pattern": "^-?[0-9]+(\\.[0-9]+)?$", "maxLength": 64 }, { "type": "number" }],
         }),
     );
     add(
@@ -165,12 +173,16 @@ fn event() -> Value {
         }),
     );
     add("install_begin", time("Conversions only: when the store's download began."));
-    add("ip", json!({ "type": "string", "description": "IPv4 or IPv6; never shown again." }));
+    add(
+        "ip",
+        json!({ "type": "string", "description": "IPv4 or IPv6, without port or zone; never shown again." }),
+    );
     add("user_agent", json!({ "type": "string", "maxLength": 1024, "description": "Never shown again." }));
     add(
         "properties",
         json!({
-            "type": "object", "maxProperties": 64, "description": "At most 8 KiB.",
+            "type": "object", "maxProperties": 64,
+            "description": "At most 8 KiB, written as JSON without spaces, each character as itself. Numbers are doubles.",
             "additionalProperties": { "type": ["string", "number", "boolean"] },
         }),
     );

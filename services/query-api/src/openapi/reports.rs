@@ -108,7 +108,8 @@ fn report() -> Value {
             "filters": {
                 "type": "array", "maxItems": FILTERS_MAX,
                 "description": "All of them hold. On a dimension of the conversion they select conversions, on one of \
-                    the touch they select rows after credit was given on the whole path.",
+                    the touch they select rows after credit was given on the whole path; `markov` and `shapley` take \
+                    none on another touch dimension than theirs.",
                 "items": {
                     "type": "object", "additionalProperties": false, "required": ["dimension", "in"],
                     "properties": {
@@ -194,7 +195,6 @@ fn dimension_description() -> String {
 }
 
 fn answer() -> Value {
-    let time = json!({ "type": "string", "format": "date-time" });
     json!({
         "type": "object",
         "required": ["rows", "totals", "method", "truncated", "query_ms"],
@@ -212,7 +212,8 @@ fn answer() -> Value {
                     "lookback": { "type": ["string", "null"] },
                     "path_transforms": { "type": "array", "items": reference("PathTransform") },
                     "settings_edition": { "type": "string" },
-                    "as_of": time,
+                    "as_of": { "type": "string", "format": "date-time", "description": "What was recorded before \
+                        this moment is in the answer. Not asked: the latest that is known, not before `complete_through`." },
                     "complete_through": { "type": "string", "format": "date-time", "description": "Every event \
                         acknowledged before this moment, and every re-decision it caused, is in the answer." },
                     "notes": { "type": "array", "items": { "type": "string" }, "description": "What was changed in the question." },

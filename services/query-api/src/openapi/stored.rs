@@ -1,13 +1,11 @@
 //! Conversions, journeys and settings editions in the description.
 
-use model::{DecidedBy, JOURNEY_TOUCHES_MAX, Verdict};
+use journey_store::EVENT_ID_BYTES_MAX;
+use model::{DecidedBy, FraudRule, JOURNEY_TOUCHES_MAX, Verdict};
 use serde_json::{Value, json};
 
 use super::{json_content, reference, responses};
-use crate::{
-    conversion::EVENT_ID_BYTES_MAX,
-    journey::{IDENTITY_BYTES_MAX, PAGE_EVENTS_DEFAULT, PAGE_EVENTS_MAX, PAGE_TOKEN_BYTES_MAX},
-};
+use crate::journey::{IDENTITY_BYTES_MAX, PAGE_EVENTS_DEFAULT, PAGE_EVENTS_MAX, PAGE_TOKEN_BYTES_MAX};
 
 pub(super) fn paths() -> Value {
     let request_id = json!({ "$ref": "#/components/parameters/RequestId" });
@@ -98,6 +96,7 @@ pub(super) fn schemas() -> Value {
                 "windows": { "type": "object" },
                 "precedence": { "type": "object" },
                 "conversions": { "type": "object" },
+                "fraud": { "type": "object", "description": "Absent where nothing of it is set." },
             },
         },
     })
@@ -112,7 +111,7 @@ fn decision() -> Value {
     json!({
         "type": "object",
         "required": ["conversion_id", "conversion", "person_id", "shared", "settings_edition", "candidates", "truncated",
-            "winner", "credit", "score", "editions", "explanation"],
+            "winner", "credit", "score", "editions", "explanation", "fraud"],
         "properties": {
             "conversion_id": text,
             "conversion": reference("StoredEvent"),
@@ -153,15 +152,27 @@ fn decision() -> Value {
             } },
             "score": {
                 "type": "object",
-                "required": ["present", "fraud_probability", "reasons"],
+                "description": "Of the winner, or of the touch that would have won if it had not been rejected.",
+                "required": ["present", "fraud_probability", "reasons", "event_id", "model", "version"],
                 "properties": {
                     "present": { "type": "boolean" },
                     "fraud_probability": { "type": ["number", "null"], "minimum": 0, "maximum": 1 },
                     "reasons": { "type": "array", "items": text, "description": "Of the score, or of its absence." },
+                    "event_id": { "type": ["string", "null"], "description": "The touch that the score is of." },
+                    "model": maybe_text,
+                    "version": maybe_text,
                 },
             },
             "editions": { "type": "array", "items": edition(), "description": "The one in force, then the newest." },
             "explanation": { "type": "string", "description": "The decision in words." },
+            "fraud": {
+                "type": "array", "description": "Each rule of fraud that a candidate breaks, once.",
+                "items": {
+                    "type": "object",
+                    "required": ["rule", "reason"],
+                    "properties": { "rule": { "enum": FraudRule::ALL.map(FraudRule::name) }, "reason": text },
+                },
+            },
         },
     })
 }
@@ -188,7 +199,7 @@ fn edition() -> Value {
 fn candidate() -> Value {
     json!({
         "type": "object",
-        "required": ["touch", "verdict", "match_type", "age_millis", "window_millis"],
+        "required": ["touch", "verdict", "match_type", "age_millis", "window_millis", "fraud", "fraud_probability"],
         "properties": {
             "touch": reference("StoredEvent"),
             "verdict": { "enum": Verdict::ALL.map(Verdict::name) },
@@ -196,6 +207,12 @@ fn candidate() -> Value {
                 "description": "Always `identity` for now." },
             "age_millis": { "type": "integer", "description": "Conversion time minus touch time; negative after the conversion." },
             "window_millis": { "type": "integer", "description": "The look-back window applied; 0 after the conversion." },
+            "fraud": {
+                "type": "array", "items": { "enum": FraudRule::ALL.map(FraudRule::name) },
+                "description": "The rules of fraud that it breaks, whether or not the settings reject for them.",
+            },
+            "fraud_probability": { "type": ["number", "null"], "minimum": 0, "maximum": 1,
+                "description": "The model's; none unless the touch was scored." },
         },
     })
 }
@@ -218,14 +235,16 @@ fn decision_example() -> Value {
         "shared": false,
         "settings_edition": "sha256:…",
         "candidates": [{ "touch": touch_example(), "verdict": "eligible", "match_type": "identity",
-            "age_millis": 3_600_000, "window_millis": 604_800_000 }],
+            "age_millis": 3_600_000, "window_millis": 604_800_000, "fraud": [], "fraud_probability": null }],
         "truncated": false,
         "winner": { "event_id": "t-1", "reason": "…", "runner_up": null, "decided_by": "only_candidate", "margin_millis": 0 },
         "credit": [{ "model": "last_touch", "touches": [{ "event_id": "t-1", "conversions": 1, "value": "10.000000" }] }],
-        "score": { "present": false, "fraud_probability": null, "reasons": ["no model gateway is configured"] },
+        "score": { "present": false, "fraud_probability": null, "reasons": ["no model gateway is configured"],
+            "event_id": null, "model": null, "version": null },
         "editions": [{ "cause": { "partition": 0, "offset": 7, "index": 1 }, "reason": "conversion",
             "recorded_at": "2026-01-01T01:00:01Z", "digest": "0f8a2b7c9d3e4f5a6b5d1f0c0e6f6e4f", "in_force": true }],
         "explanation": "…",
+        "fraud": [],
     })
 }
 

@@ -1,7 +1,9 @@
 //! What REST writes, read back into the messages of gRPC: written from the contract, not from the code that writes.
 
 use proto::{
-    decisions::{Candidate, Decision, Edition, ModelCredit, Position, Score, TouchCredit, Winner},
+    decisions::{
+        Candidate, Decision, Edition, FraudFinding, ModelCredit, Position, Score, TouchCredit, Winner,
+    },
     events::Event,
     query::{GetJourneyResponse, Identity, Row},
 };
@@ -102,9 +104,16 @@ pub fn decision(value: &Value) -> Decision {
             present: score["present"].as_bool().unwrap(),
             fraud_probability: score["fraud_probability"].as_f64().unwrap_or_default(),
             reasons: list(score, "reasons", |reason| reason.as_str().unwrap().to_owned()),
+            event_id: text(score, "event_id"),
+            model: text(score, "model"),
+            version: text(score, "version"),
         }),
         editions: list(value, "editions", edition),
         explanation: text(value, "explanation"),
+        fraud: list(value, "fraud", |finding| FraudFinding {
+            rule: place(&FRAUD_RULES, finding, "rule"),
+            reason: text(finding, "reason"),
+        }),
     }
 }
 
@@ -139,6 +148,8 @@ fn candidate(value: &Value) -> Candidate {
         match_type: place(&["", "identity"], value, "match_type"),
         age_millis: value["age_millis"].as_i64().unwrap(),
         window_millis: value["window_millis"].as_i64().unwrap(),
+        fraud: list(value, "fraud", |rule| named(&FRAUD_RULES, rule)),
+        fraud_probability: value["fraud_probability"].as_f64(),
     }
 }
 
@@ -167,9 +178,16 @@ fn list<T>(value: &Value, name: &str, read: impl Fn(&Value) -> T) -> Vec<T> {
     value[name].as_array().unwrap().iter().map(read).collect()
 }
 
+const FRAUD_RULES: [&str; 6] =
+    ["", "click_to_install", "after_install_begin", "cap_minutes", "cap_hour", "cap_day"];
+
 fn place(names: &[&str], value: &Value, field: &str) -> i32 {
-    let name = value[field].as_str().unwrap();
-    names.iter().position(|known| *known == name).unwrap_or_else(|| panic!("{field}: {name}")) as i32
+    named(names, &value[field])
+}
+
+fn named(names: &[&str], value: &Value) -> i32 {
+    let name = value.as_str().unwrap();
+    names.iter().position(|known| *known == name).unwrap_or_else(|| panic!("{name}")) as i32
 }
 
 // Absent and null are the empty string of a message.

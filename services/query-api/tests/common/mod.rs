@@ -41,6 +41,8 @@ pub const OTHER: &str = "read-key-of-other";
 
 /// Everything up to 2027 is reported.
 pub const COMPLETE_THROUGH_SECONDS: i64 = 1_798_761_600;
+/// What that caused was recorded in the second after it.
+pub const KNOWN_THROUGH_SECONDS: i64 = COMPLETE_THROUGH_SECONDS + 1;
 
 pub struct Service {
     pub stores: Stores,
@@ -243,7 +245,11 @@ impl AttributionService for Progress {
         if request.into_inner().wait_for.is_some() {
             std::future::pending::<()>().await;
         }
-        let complete_through = Some(prost_types::Timestamp { seconds: COMPLETE_THROUGH_SECONDS, nanos: 0 });
-        Ok(Response::new(GetProgressResponse { complete_through, ..GetProgressResponse::default() }))
+        let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+        Ok(Response::new(GetProgressResponse {
+            complete_through: at(COMPLETE_THROUGH_SECONDS),
+            known_through: at(KNOWN_THROUGH_SECONDS),
+            queued_records: 0,
+        }))
     }
 }

@@ -24,6 +24,9 @@ use crate::{
 const READY_PATIENCE: Duration = Duration::from_secs(120);
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
 
+/// Where models are, beside the data that the demo sends.
+const MODELS: &str = "ml/models";
+
 const POLL: Duration = Duration::from_millis(50);
 
 /// The lines of its log that are shown when something fails.
@@ -55,6 +58,7 @@ impl Platform {
             .arg("--data")
             .arg(&data)
             .args(["--listen", &listen, "--metrics", &metrics])
+            .env("ATTRIBUTION_ML__MODELS", models()?)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
@@ -168,6 +172,12 @@ fn clear(data: &Path) -> Result<()> {
         bail!("{name} is not the data folder of a platform: remove it, or give another --out");
     }
     fs::remove_dir_all(data).with_context(|| format!("cannot remove {name}"))
+}
+
+/// The models of the repository that the demo runs in.
+fn models() -> Result<String> {
+    let folder = std::path::absolute(MODELS)?;
+    Ok(if folder.is_dir() { format!("onnx://{}", folder.display()) } else { String::new() })
 }
 
 /// Two addresses where nobody listens now.

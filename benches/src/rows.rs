@@ -1,0 +1,36 @@
+//! The rows of the table.
+
+mod attribute;
+mod http;
+mod log;
+mod models;
+mod platform;
+mod report;
+mod rpc;
+mod scores;
+
+use anyhow::Result;
+
+use crate::{Bench, table::Row};
+
+/// Measures a row, or a few that share their set-up.
+type Measure = fn(&Bench) -> Result<Vec<Row>>;
+
+/// The rows by their keys, in the order of the table.
+pub(crate) const ALL: &[(&str, Measure)] = &[
+    ("http-batch", http::batch),
+    ("http-single", http::single),
+    ("log-append", log::append),
+    ("grpc-batch", rpc::batch),
+    ("attribute", attribute::stored),
+    ("decide", rpc::decide),
+    ("freshness", platform::freshness),
+    ("models", models::models),
+    ("fraud", scores::in_process),
+    ("joined", scores::batching),
+    ("v2-rest", scores::rest),
+    ("v2-grpc", scores::grpc),
+    ("report", report::ten_million),
+    ("pipeline", platform::pipeline),
+    ("start", platform::start),
+];

@@ -1,0 +1,221 @@
+//! The platform as its users start it: how fresh, how fast from end to end, how soon there, how large.
+
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::{
+    Bench,
+    child::{Process, platform_program},
+    events::{Ids, Mix, Template},
+    measure::{self, Latencies, Rounds},
+    table::Row,
+    wire::{self, Connection},
+};
+
+const CONNECTIONS: usize = 16;
+const PATIENCE: Duration = Duration::from_secs(900);
+const MEGABYTE: f64 = 1e6;
+
+/// One batch at a time on an idle platform.
+pub(crate) fn freshness(bench: &Bench) -> Result<Vec<Row>> {
+    let data = bench.data("platform")?;
+    let platform = Process::platform(&platform_program()?, &data)?.ready(&data)?;
+    let (ids, mut template) = (Ids::new(), Template::json(10, Mix::Journeys));
+    let mut connection = platform.connect()?;
+    let mut sample = |readable: &mut dyn FnMut(&mut Connection, &str) -> Result<()>| {
+        connection.post(template.fill(&ids))?;
+        let acknowledged = Instant::now();
+        readable(&mut connection, &ids.last())?;
+        anyhow::Ok(acknowledged.elapsed())
+    };
+    let mut decision = |connection: &mut Connection, id: &str| {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            // Until it is decided it is not found.
+            if connection.call("GET", &format!("/v1/conversions/{id}"), b"")?.status == 200 {
+                return Ok(());
+            }
+        }
+        bail!("no decision of {id}")
+    };
+    let mut report = |connection: &mut Connection, _: &str| reported(connection).map(drop);
+    let mut rows = Vec::new();
+    for (key, what, samples, target, most, readable) in [
+        (
+            "fresh-decision",
+            "event acknowledged → decision readable, P95 ms",
+            bench.count(100, 10),
+            "≤ 10",
+            10.0,
+            &mut decision as &mut dyn FnMut(&mut Connection, &str) -> Result<()>,
+        ),
+        (
+            "fresh-report",
+            "event acknowledged → in a report, P95 ms",
+            bench.count(10, 5),
+            "≤ 1 000",
+            1_000.0,
+            &mut report,
+        ),
+    ] {
+        sample(readable)?;
+        let (mut rounds, mut all) = (Rounds::default(), Latencies::new()?);
+        for _ in 0..5 {
+            let mut latencies = Latencies::new()?;
+            for _ in 0..samples {
+                latencies.record(sample(readable)?);
+            }
+            rounds.push(latencies.micros(0.95) / 1e3);
+            all.add(&latencies)?;
+        }
+        rows.push(Row {
+            key,
+            what: what.to_owned(),
+            ours: rounds.median(),
+            proxy: None,
+            ratio: None,
+            target,
+            met: Some(rounds.median() <= most),
+            cpu_seconds_per_operation: None,
+            spread: rounds.spread(),
+            note: format!("p50 {:.1} ms, max {:.1} ms", all.micros(0.5) / 1e3, all.micros(1.0) / 1e3),
+        });
+    }
+    Ok(rows)
+}
+
+/// Asks for a report of everything that is acknowledged until it comes; answers how many conversions are in it.
+fn reported(connection: &mut Connection) -> Result<u64> {
+    let day = |hours: i64| -> Result<String> {
+        let at = jiff::Timestamp::now().checked_add(jiff::SignedDuration::from_hours(hours))?;
+        Ok(at.strftime("%Y-%m-%d").to_string())
+    };
+    let question = json!({
+        "from": day(-48)?, "to": day(48)?, "models": ["linear"], "dimensions": ["channel"],
+        "measures": ["conversions", "value"],
+    });
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let path = "/v1/reports?consistency=acknowledged";
+        let answer = connection.call("POST", path, question.to_string().as_bytes())?;
+        match answer.status {
+            200 => {
+                let report: Value = serde_json::from_slice(answer.body)?;
+                let conversions = report["totals"][0]["conversions"].as_f64().context("no total")?;
+                return Ok(conversions as u64);
+            }
+            503 if Instant::now() < end => {}
+            status => bail!("{status}: {}", String::from_utf8_lossy(answer.body)),
+        }
+    }
+}
+
+/// Events in over HTTP, until all of them are attributed and reported; then on to three times as many.
+pub(crate) fn pipeline(bench: &Bench) -> Result<Vec<Row>> {
+    let data = bench.data("platform")?;
+    let platform = Process::platform(&platform_program()?, &data)?.ready(&data)?;
+    let engine = platform.engine()?;
+    let (ids, template) = (Ids::new(), Template::json(100, Mix::Journeys));
+    let (mut rows, mut before) = (Vec::new(), 0);
+    for total in [bench.count(1_000_000, 10_000), bench.count(3_000_000, 100_000)] {
+        let events = total - before;
+        let (began, cpu) = (Instant::now(), [platform.cpu_seconds()?, measure::cpu_seconds(engine)?]);
+        let bodies = events / template.events() as u64;
+        let (address, key) = (platform.address, &platform.key);
+        let loaded = wire::load_count(address, key, &template, &ids, CONNECTIONS, bodies)?;
+        let taken = began.elapsed();
+        let conversions = reported(&mut platform.connect()?)?;
+        let seconds = began.elapsed().as_secs_f64();
+        ensure!(conversions == total / 10, "{conversions} of {} conversions are reported", total / 10);
+        let main_cpu = (platform.cpu_seconds()? - cpu[0]) / events as f64;
+        let engine_cpu = (measure::cpu_seconds(engine)? - cpu[1]) / events as f64;
+        let per_second = loaded.events as f64 / seconds;
+        rows.push(Row {
+            key: "pipeline",
+            what: format!("HTTP in → attributed → reported exactly, events/s, up to {total} events"),
+            ours: per_second,
+            proxy: None,
+            ratio: None,
+            target: "≥ 100 000",
+            met: Some(per_second >= 100_000.0),
+            cpu_seconds_per_operation: Some(main_cpu + engine_cpu),
+            spread: 0.0,
+            note: format!(
+                "taken after {:.1} s, reported after {seconds:.1} s; CPU-µs: platform {:.1}, engine {:.1}",
+                taken.as_secs_f64(),
+                main_cpu * 1e6,
+                engine_cpu * 1e6
+            ),
+        });
+        rows.extend(sizes(&platform, engine, &data, total)?);
+        before = total;
+    }
+    platform.stop()?;
+    Ok(rows)
+}
+
+fn sizes(platform: &Process, engine: u32, data: &Path, events: u64) -> Result<Vec<Row>> {
+    let row = |key, what: String, ours| Row {
+        key,
+        what,
+        ours,
+        proxy: None,
+        ratio: None,
+        target: "–",
+        met: None,
+        cpu_seconds_per_operation: None,
+        spread: 0.0,
+        note: String::new(),
+    };
+    let mut rows = Vec::new();
+    for (name, pid) in [("the platform", platform.pid()), ("the engine", engine)] {
+        let megabytes = measure::resident_bytes(pid)? as f64 / MEGABYTE;
+        rows.push(row("memory", format!("resident memory of {name} after {events} events, MB"), megabytes));
+    }
+    for store in ["log", "journeys", "warehouse"] {
+        let bytes = measure::disk_bytes(&data.join(store)) as f64 / events as f64;
+        rows.push(row("disk", format!("bytes of an event in {store} at {events} events"), bytes));
+    }
+    Ok(rows)
+}
+
+/// From nothing to the first event taken, and what it costs to be there.
+pub(crate) fn start(bench: &Bench) -> Result<Vec<Row>> {
+    let program = platform_program()?;
+    let (mut millis, mut megabytes) = (Rounds::default(), Rounds::default());
+    for _ in 0..5 {
+        let data = bench.data("platform")?;
+        let (ids, mut template) = (Ids::new(), Template::json(1, Mix::Clicks));
+        let began = Instant::now();
+        let platform = Process::platform(&program, &data)?;
+        let platform = platform.when(&data, |connection| connection.post(template.fill(&ids)).is_ok())?;
+        millis.push(began.elapsed().as_secs_f64() * 1e3);
+        // The warehouse comes up behind the first event: idle is when that is over.
+        let platform = platform.ready(&data)?;
+        thread::sleep(Duration::from_secs(2));
+        megabytes.push(measure::resident_bytes(platform.pid())? as f64 / MEGABYTE);
+        platform.stop()?;
+    }
+    let row = |key, what: &str, rounds: &Rounds, target, most| Row {
+        key,
+        what: what.to_owned(),
+        ours: rounds.median(),
+        proxy: None,
+        ratio: None,
+        target,
+        met: Some(rounds.median() <= most),
+        cpu_seconds_per_operation: None,
+        spread: rounds.spread(),
+        note: String::new(),
+    };
+    Ok(vec![
+        row("start", "start on an empty folder to the first event accepted, ms", &millis, "≤ 300", 300.0),
+        row("idle-memory", "idle memory without the warehouse's process, MB", &megabytes, "≤ 60", 60.0),
+    ])
+}

@@ -1,0 +1,295 @@
+//! Half an hour at 70 % of the peak, killed every minute.
+
+use std::{
+    path::Path,
+    sync::Mutex,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::Args;
+use serde::Serialize;
+
+use super::{
+    PEAK_BACKLOG, Peak, Verdict, conclude,
+    stream::{EVENTS, Stream, batch, parallel, post},
+    trend,
+};
+use crate::{
+    Bench,
+    child::{Process, platform_program},
+    measure::{self, Latencies},
+    say,
+    wire::Connection,
+};
+
+const CONNECTIONS: usize = 32;
+/// What is due so soon after a start is not counted in its latencies: what was due while it was away comes with it.
+const SETTLE: Duration = Duration::from_secs(15);
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// The failures of one batch, one after the other: more than a kill and a start can cause.
+const FAILURES_MAX: u32 = 1_000;
+/// The most that memory may grow in ten minutes, as a share of it.
+const MEMORY_GROWTH_MAX: f64 = 0.01;
+
+#[derive(Debug, Args)]
+pub(crate) struct Kills {
+    /// Seconds for which the peak is measured
+    #[arg(long, default_value_t = 60)]
+    peak_seconds: u64,
+    /// Between kills, seconds
+    #[arg(long, default_value_t = 60)]
+    period_seconds: u64,
+    /// How often it is killed
+    #[arg(long, default_value_t = 29)]
+    kills: u32,
+    /// The first rounds, in which caches fill: they count in nothing but the report
+    #[arg(long, default_value_t = 5)]
+    warm_up: u32,
+    /// The share of the peak, percent
+    #[arg(long, default_value_t = 70)]
+    percent: u32,
+}
+
+/// From one start to the next kill.
+#[derive(Debug, Serialize)]
+struct Round {
+    ready_seconds: f64,
+    events: u64,
+    p50_millis: f64,
+    p99_millis: f64,
+    /// Anonymous memory, the median of what was seen each second: what files are mapped to goes and comes as the system likes.
+    platform_megabytes: f64,
+    engine_megabytes: f64,
+}
+
+#[derive(Serialize)]
+struct Outcome<'a> {
+    peak: &'a Peak,
+    events_per_second: f64,
+    events: u64,
+    report_seconds: f64,
+    disk_megabytes: f64,
+    rounds: &'a [Round],
+    verdicts: &'a [Verdict],
+}
+
+/// The platform that runs now, if one does; each one has a number.
+struct Now {
+    number: u32,
+    since: Instant,
+    platform: Option<Process>,
+    latencies: Latencies,
+    taken: u64,
+}
+
+/// The batches on their schedule.
+struct Schedule {
+    began: Instant,
+    first: u64,
+    batches_per_second: f64,
+    over: Instant,
+}
+
+// === impl Kills ===
+
+impl Kills {
+    pub(crate) fn run(&self) -> Result<()> {
+        ensure!(self.kills >= self.warm_up + 3, "fewer than three rounds after the warm-up");
+        let (bench, program, stream) = (Bench::new(1.0)?, platform_program()?, Stream::default());
+        let data = bench.data("platform")?;
+        let platform = Process::platform_with(&program, &data, &[PEAK_BACKLOG])?.ready(&data)?;
+        let peak = Peak::measure(&platform, &stream, self.peak_seconds)?;
+        stream.check(&platform, 0..stream.taken())?;
+        platform.stop()?;
+        let rate = peak.events_per_second * f64::from(self.percent) / 100.0;
+        say(&format!("peak {:.0} events/s, so {rate:.0} events/s", peak.events_per_second));
+
+        let now = Mutex::new(Now {
+            number: 0,
+            since: Instant::now(),
+            platform: None,
+            latencies: Latencies::new()?,
+            taken: 0,
+        });
+        let period = Duration::from_secs(self.period_seconds);
+        let schedule = Schedule {
+            began: Instant::now(),
+            first: stream.taken(),
+            batches_per_second: rate / EVENTS as f64,
+            over: Instant::now() + period * (self.kills + 1),
+        };
+        let (rounds, clients) = thread::scope(|scope| {
+            let clients = scope.spawn(|| parallel(CONNECTIONS, || client(&now, &stream, &schedule)));
+            let rounds = self.rounds(&now, &program, &data, period);
+            (rounds, clients.join())
+        });
+        clients.map_err(|_| anyhow!("a client panicked"))?.into_iter().collect::<Result<Vec<()>>>()?;
+        let rounds = rounds?;
+        let platform = now.into_inner()?.platform.context("the last one was not killed")?;
+        say("all is acknowledged; waiting for the report");
+        let report_seconds = stream.check(&platform, 0..stream.taken())?;
+        let disk_megabytes = measure::disk_bytes(&data) as f64 / 1e6;
+        platform.stop()?;
+
+        let events = stream.taken() * EVENTS;
+        let verdicts = self.verdicts(&rounds, events);
+        let outcome = Outcome {
+            peak: &peak,
+            events_per_second: rate,
+            events,
+            report_seconds,
+            disk_megabytes,
+            rounds: &rounds,
+            verdicts: &verdicts,
+        };
+        say(&format!(
+            "{events} events, {disk_megabytes:.0} MB; reported {report_seconds:.1} s after the last answer"
+        ));
+        conclude("kills", &verdicts, &outcome)
+    }
+
+    /// Starts it and kills it again and again; the last one is left running.
+    fn rounds(&self, now: &Mutex<Now>, program: &Path, data: &Path, period: Duration) -> Result<Vec<Round>> {
+        let mut rounds = Vec::new();
+        for number in 1..=self.kills + 1 {
+            let began = Instant::now();
+            let platform = Process::platform(program, data)?.ready(data)?;
+            let ready_seconds = began.elapsed().as_secs_f64();
+            let (pid, engine) = (platform.pid(), platform.engine()?);
+            {
+                let mut now = lock(now)?;
+                (now.number, now.since, now.platform) = (number, Instant::now(), Some(platform));
+            }
+            let [platform_megabytes, engine_megabytes] = memory([pid, engine], began + period)?;
+            let (latencies, taken, killed) = {
+                let mut now = lock(now)?;
+                let killed = if number <= self.kills { now.platform.take() } else { None };
+                let latencies = std::mem::replace(&mut now.latencies, Latencies::new()?);
+                (latencies, std::mem::take(&mut now.taken), killed)
+            };
+            // Dropped, it is killed.
+            drop(killed);
+            rounds.push(Round {
+                ready_seconds,
+                events: taken * EVENTS,
+                p50_millis: latencies.micros(0.5) / 1e3,
+                p99_millis: latencies.micros(0.99) / 1e3,
+                platform_megabytes,
+                engine_megabytes,
+            });
+            say(&format!("round {number}: {:?}", rounds.last()));
+        }
+        Ok(rounds)
+    }
+
+    fn verdicts(&self, rounds: &[Round], events: u64) -> Vec<Verdict> {
+        let warm = &rounds[self.warm_up as usize..];
+        let series = |of: fn(&Round) -> f64| warm.iter().map(of).collect::<Vec<_>>();
+        let per_ten_minutes = 600.0 / self.period_seconds as f64;
+        let grown = |promise, unit, values: Vec<f64>| {
+            let (slope, grows) = (trend::slope(&values) * per_ten_minutes, trend::grows(&values));
+            let measured = format!(
+                "median {:.1} {unit}, slope {:+.2} % in ten minutes{}",
+                trend::median(values),
+                slope * 100.0,
+                if grows { ", significant" } else { ", not significant" }
+            );
+            (promise, measured, slope, grows)
+        };
+        let memory = |promise, values| {
+            let (promise, measured, slope, grows) = grown(promise, "MB", values);
+            // A slope that the noise makes is none.
+            Verdict { promise, measured, kept: slope < MEMORY_GROWTH_MAX || !grows }
+        };
+        let (promise, measured, _, grows) =
+            grown("the P99 of acknowledgements does not grow", "ms", series(|round| round.p99_millis));
+        vec![
+            Verdict {
+                promise: "every acknowledged event is reported once",
+                measured: format!("{events} events, {} kills", self.kills),
+                // It would not have come here otherwise.
+                kept: true,
+            },
+            memory(
+                "the platform's memory grows by less than 1 % in ten minutes",
+                series(|round| round.platform_megabytes),
+            ),
+            memory(
+                "the warehouse's memory grows by less than 1 % in ten minutes",
+                series(|round| round.engine_megabytes),
+            ),
+            Verdict { promise, measured, kept: !grows },
+        ]
+    }
+}
+
+/// What processes use until then, megabytes.
+fn memory<const N: usize>(pids: [u32; N], until: Instant) -> Result<[f64; N]> {
+    let mut seen = [(); N].map(|()| Vec::new());
+    loop {
+        for (pid, seen) in pids.iter().zip(&mut seen) {
+            seen.push(measure::anonymous_bytes(*pid)? as f64 / 1e6);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(seen.map(trend::median));
+        }
+        thread::sleep(left.min(Duration::from_secs(1)));
+    }
+}
+
+fn lock(now: &Mutex<Now>) -> Result<std::sync::MutexGuard<'_, Now>> {
+    now.lock().map_err(|_| anyhow!("a client panicked"))
+}
+
+/// Sends each batch when it is due, again and again until it is acknowledged.
+fn client(now: &Mutex<Now>, stream: &Stream, schedule: &Schedule) -> Result<()> {
+    let mut connection: Option<(u32, Connection)> = None;
+    loop {
+        let number = stream.take_unless(|number| schedule.due(number) >= schedule.over);
+        let Some(number) = number else { return Ok(()) };
+        let due = schedule.due(number);
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        let body = batch(number)?;
+        let mut failures = 0;
+        loop {
+            if connection.is_none() {
+                let now = lock(now)?;
+                connection =
+                    now.platform.as_ref().and_then(|platform| Some((now.number, platform.connect().ok()?)));
+            }
+            let Some((to, open)) = &mut connection else {
+                thread::sleep(RETRY_PAUSE);
+                continue;
+            };
+            match post(open, &body) {
+                Ok(true) => {
+                    let mut now = lock(now)?;
+                    now.taken += 1;
+                    if now.number == *to && due > now.since + SETTLE {
+                        now.latencies.record(due.elapsed());
+                    }
+                    break;
+                }
+                Ok(false) => thread::sleep(RETRY_PAUSE),
+                // The kill, most likely.
+                Err(error) => {
+                    connection = None;
+                    failures += 1;
+                    ensure!(failures < FAILURES_MAX, "batch {number} fails again and again: {error:#}");
+                    thread::sleep(RETRY_PAUSE);
+                }
+            }
+        }
+    }
+}
+
+// === impl Schedule ===
+
+impl Schedule {
+    fn due(&self, number: u64) -> Instant {
+        self.began + Duration::from_secs_f64((number - self.first) as f64 / self.batches_per_second)
+    }
+}

@@ -1,0 +1,103 @@
+//! The shared cache on real servers: one node, a cluster of three, and nodes that go away.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use cache::{Cache, Quota, Taken, suite};
+use testkit::{
+    process::eventually,
+    redis::{Cluster, Node, Redis},
+};
+
+/// Longer than anything takes on a busy machine.
+const PATIENT: &str = "timeout_millis=60000";
+
+/// A cache of its own on a server that others use too.
+fn fresh(url: &str) -> Arc<dyn Cache> {
+    static PREFIX: AtomicU32 = AtomicU32::new(0);
+    let prefix = PREFIX.fetch_add(1, Ordering::Relaxed);
+    cache::open(&format!("{url}?{PATIENT}&prefix=test-{}-{prefix}:", std::process::id())).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_node_passes_the_suite() {
+    let redis = Redis::start().await;
+    let url = redis.url();
+    suite::run(move || fresh(&url)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_passes_the_suite() {
+    let cluster = Cluster::start().await;
+    let url = cluster.url();
+    suite::run(move || fresh(&url)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_share_what_was_seen_and_what_was_taken() {
+    let redis = Redis::start().await;
+    let url = format!("{}?{PATIENT}&prefix=shared-{}:", redis.url(), std::process::id());
+    let [one, other] = [cache::open(&url).unwrap(), cache::open(&url).unwrap()];
+    one.mark("t", &["a"]).await.unwrap();
+    assert_eq!(other.seen("t", &["a", "b"]).await.unwrap(), [true, false]);
+    let quota = Quota { events_per_second: NonZeroU32::MIN, burst_events: NonZeroU32::new(10).unwrap() };
+    let ten = NonZeroU32::new(10).unwrap();
+    assert_eq!(one.take("t", ten, quota).await.unwrap(), Taken::Yes);
+    assert!(matches!(other.take("t", ten, quota).await.unwrap(), Taken::After(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_is_forgotten_after_its_time() {
+    let redis = Redis::start().await;
+    let url = format!("{}?{PATIENT}&seen_ttl=1s&prefix=ttl-{}:", redis.url(), std::process::id());
+    let cache = cache::open(&url).unwrap();
+    cache.mark("t", &["a"]).await.unwrap();
+    eventually("it is forgotten", async || cache.seen("t", &["a"]).await.unwrap() == [false]).await;
+}
+
+/// Restarted, flushed and paused: calls fail or forget, none says yes to what was not marked, and afterwards all is
+/// well again without a new connection of ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_goes_away_is_used_again_when_it_is_back() {
+    let mut node = Node::start().await;
+    let cache = cache::open(&format!("redis://{}?timeout_millis=200", node.address())).unwrap();
+    let works = async |id: &str| {
+        eventually("it is used again", async || {
+            cache.mark("t", &[id]).await.is_ok()
+                && cache.seen("t", &[id]).await.is_ok_and(|seen| seen == [true])
+        })
+        .await;
+    };
+    let quota = Quota { events_per_second: NonZeroU32::MIN, burst_events: NonZeroU32::MIN };
+    let took = async || {
+        eventually("a quota is kept", async || cache.take("t", NonZeroU32::MIN, quota).await.is_ok()).await;
+    };
+    works("first").await;
+    took().await;
+
+    node.kill();
+    eventually("it is away", async || cache.seen("t", &["first"]).await.is_err()).await;
+    // It comes back empty, and without the script.
+    node.restart().await;
+    works("second").await;
+    assert_ne!(cache.seen("t", &["first"]).await.unwrap_or_default(), [true]);
+    took().await;
+
+    assert_eq!(node.ask("FLUSHALL").as_deref(), Some("+OK"));
+    assert_eq!(node.ask("SCRIPT FLUSH").as_deref(), Some("+OK"));
+    assert_ne!(cache.seen("t", &["second"]).await.unwrap_or_default(), [true]);
+    works("third").await;
+    took().await;
+
+    node.pause();
+    eventually("it is away", async || cache.seen("t", &["third"]).await.is_err()).await;
+    node.resume();
+    works("fourth").await;
+}

@@ -1,0 +1,315 @@
+//! The store in a cluster, on a real CQL server: one for all tests here, each with keyspaces of its own.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use journey_store::{Generation, Incoming, Plan, Position, StoreError, Stores, open};
+use scylla::client::session_builder::SessionBuilder;
+use testkit::{cassandra::CqlServer, process::eventually};
+use tokio::sync::{OnceCell, RwLock, RwLockReadGuard};
+
+use crate::{
+    make::{T, TENANT, click, conversion, edition, event, identity, of_tenant, place, record, seeds},
+    properties::{self, CROWD, SMALL},
+    suite,
+};
+
+static SERVER: OnceCell<RwLock<CqlServer>> = OnceCell::const_new();
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+async fn server() -> &'static RwLock<CqlServer> {
+    SERVER.get_or_init(async || RwLock::new(CqlServer::start().await)).await
+}
+
+/// A server that nobody stops meanwhile.
+async fn running() -> RwLockReadGuard<'static, CqlServer> {
+    server().await.read().await
+}
+
+fn keyspace_name() -> String {
+    format!("journeys_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn url(server: &CqlServer, keyspace: &str) -> String {
+    let url = server.url(keyspace);
+    let sign = if url.contains('?') { '&' } else { '?' };
+    // A loaded machine is slow, not broken.
+    format!("{url}{sign}replicas=1&timeout_millis=90000")
+}
+
+/// A store in a keyspace that is not there yet.
+async fn new(server: &CqlServer) -> Stores {
+    open(&url(server, &keyspace_name())).await.unwrap()
+}
+
+/// The same store as other processes have it.
+async fn processes<const N: usize>(server: &CqlServer) -> [Stores; N] {
+    let url = url(server, &keyspace_name());
+    let opened = futures_util::future::join_all((0..N).map(|_| open(&url))).await;
+    opened.into_iter().map(Result::unwrap).collect::<Vec<_>>().try_into().ok().unwrap()
+}
+
+#[tokio::test]
+async fn cql_keeps_the_contract() {
+    let server = running().await;
+    // One keyspace for all cases: tables are what a small server has least room for.
+    let stores = new(&server).await;
+    let cases = AtomicU32::new(0);
+    let empty = async || {
+        let case = cases.fetch_add(1, Ordering::Relaxed);
+        if case > 0 {
+            stores.outbox.reset(Generation { log: 1, id: case.into() }).await.unwrap();
+        }
+        stores.clone()
+    };
+    suite::run(empty).await;
+}
+
+#[tokio::test]
+async fn cql_agrees_with_the_plain_model() {
+    let server = running().await;
+    for seed in seeds(1) {
+        properties::order_and_batches_do_not_matter(async || new(&server).await, &seed, SMALL).await;
+        properties::editions_follow_their_causes(&new(&server).await, &seed, 30).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cql_workers_of_several_partitions_see_each_other() {
+    let server = running().await;
+    let [one, two] = &processes(&server).await;
+    properties::two_workers_see_each_other([one, two], 12).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cql_workers_side_by_side_agree_with_the_plain_model() {
+    let server = running().await;
+    for shape in [SMALL, CROWD] {
+        for seed in seeds(1) {
+            let [one, two, three] = &processes(&server).await;
+            properties::workers_side_by_side([one, two, three], &seed, shape).await;
+        }
+    }
+}
+
+/// Many events of many persons, some of them linked, and a conversion for each tenth.
+fn batch(offset: u64, count: u32) -> Vec<Incoming> {
+    let made = (0..count).map(|n| match n % 10 {
+        0 => conversion(&format!("c{offset}-{n}"), "buy", T + 1, &format!("d:{offset}-{n}")),
+        1 => event(
+            &format!("l{offset}-{n}"),
+            proto::events::EventType::Activity,
+            T,
+            &format!("d:{offset}-{} u:{n}", n - 1),
+        ),
+        _ => click(&format!("t{offset}-{n}"), T, &format!("u:{}", n - n % 10 + 1)),
+    });
+    record(offset, made)
+}
+
+/// The server is killed while a batch is written, and started again: the call says that it is not sure, or that it is done,
+/// and the same call made again leaves what the memory store holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cql_a_batch_cut_short_by_a_killed_server_is_done_by_its_repeat() {
+    let mut server = server().await.write().await;
+    let stores = open(&format!("{}&in_flight_max=8", url(&server, &keyspace_name()))).await.unwrap();
+    let expected = crate::memory().await;
+    let Some(cassandra) = server.own() else {
+        eprintln!("not run: the server is not ours to kill");
+        return;
+    };
+    for round in 0..2 {
+        let call = batch(round, 1_000);
+        let last = call[999].event.event_id.clone();
+        let recording = {
+            let (stores, call) = (stores.clone(), call.clone());
+            tokio::task::JoinSet::from_iter([async move { stores.journeys.record(0, &call).await }])
+        };
+        let some = call.iter().map(|incoming| incoming.event.event_id.as_str()).collect::<Vec<_>>();
+        eventually("some of the batch is written", async || {
+            stores.journeys.seen(TENANT, &some).await.unwrap().contains(&true)
+        })
+        .await;
+        cassandra.kill();
+        let cut = recording.join_all().await.remove(0);
+        assert!(matches!(cut, Ok(_) | Err(StoreError::Indeterminate(_))), "{cut:?}");
+        assert!(stores.journeys.seen(TENANT, &[&last]).await.is_err(), "the server is away");
+        cassandra.restart().await;
+
+        let mut again = None;
+        eventually("the repeat is done", async || {
+            again = stores.journeys.record(0, &call).await.ok();
+            again.is_some()
+        })
+        .await;
+        let told = expected.journeys.record(0, &call).await.unwrap();
+        let named = |recorded: &journey_store::Recorded| {
+            recorded
+                .affected
+                .iter()
+                .map(|a| a.conversion_id.clone())
+                .collect::<std::collections::BTreeSet<_>>()
+        };
+        assert!(named(&again.unwrap()).is_superset(&named(&told)));
+        for store in [&stores, &expected] {
+            let editions: Vec<_> = call
+                .iter()
+                .filter(|incoming| !incoming.event.conversion.is_empty())
+                .map(|incoming| edition(&incoming.event.event_id, incoming.position, round as u8))
+                .collect();
+            let committed = store.journeys.commit(0, &editions, round + 1).await.unwrap();
+            assert!(!committed.contains(&false));
+        }
+        same(&stores, &expected, &call).await;
+    }
+}
+
+/// Journeys, editions, pages and the position are those of another store; of effects, who is told to belong to whom.
+async fn same(stores: &Stores, expected: &Stores, call: &[Incoming]) {
+    for incoming in call.iter().step_by(10) {
+        let id = &incoming.event.event_id;
+        let query = journey_store::JourneyQuery { tenant: TENANT.into(), conversion_id: id.clone() };
+        let mut found = Vec::new();
+        for store in [stores, expected] {
+            let journey =
+                store.journeys.journeys(std::slice::from_ref(&query)).await.unwrap().remove(0).unwrap();
+            let decided = store.journeys.conversion(TENANT, id).await.unwrap().unwrap();
+            let page =
+                store.journeys.page(TENANT, decided.conversion.home, None, 100).await.unwrap().unwrap();
+            found.push((
+                crate::plain::PlainJourney::from(journey),
+                decided.editions,
+                page.identities,
+                page.events,
+            ));
+        }
+        assert_eq!(found[0], found[1], "{id}");
+    }
+    let mut found = Vec::new();
+    for store in [stores, expected] {
+        let effects = store.outbox.effects(0, 0, u64::MAX).await.unwrap();
+        let editions: Vec<_> = effects.iter().flat_map(|effects| effects.editions.clone()).collect();
+        let consumed = store.outbox.consumed_to(0).await.unwrap();
+        found.push((crate::plain::persons_told(&effects), editions, consumed));
+    }
+    assert!(found[0] == found[1], "what the warehouse is owed");
+}
+
+/// A process that has not heard of a new generation writes nothing into it, and says so until it asks.
+#[tokio::test]
+async fn cql_a_process_of_another_generation_is_refused() {
+    let server = running().await;
+    let [old, new] = &processes(&server).await;
+    let generation = |id| Generation { log: 1, id };
+    old.outbox.reset(generation(1)).await.unwrap();
+    assert_eq!(new.outbox.generation().await.unwrap(), Some(generation(1)));
+    new.outbox.reset(generation(2)).await.unwrap();
+    let call = record(0, [conversion("c", "buy", T, "d:1")]);
+    for _ in 0..2 {
+        let refused = old.journeys.record(0, &call).await;
+        assert!(matches!(refused, Err(StoreError::Superseded)), "{refused:?}");
+        let refused = old.outbox.consumed_to(0).await;
+        assert!(matches!(refused, Err(StoreError::Superseded)), "{refused:?}");
+    }
+    assert_eq!(new.journeys.seen(TENANT, &["c"]).await.unwrap(), [false]);
+    new.journeys.record(0, &call).await.unwrap();
+    for stores in [old, new] {
+        assert!(stores.journeys.conversion(TENANT, "c").await.unwrap().is_some(), "read, whoever wrote it");
+        assert!(stores.journeys.page(TENANT, identity("d:1"), None, 10).await.unwrap().is_some());
+    }
+    let refused = old.journeys.record(0, &call).await;
+    assert!(matches!(refused, Err(StoreError::Superseded)), "reading is not working on: {refused:?}");
+    assert_eq!(old.outbox.generation().await.unwrap(), Some(generation(2)));
+    old.journeys.record(0, &call).await.unwrap();
+    assert_eq!(new.journeys.seen(TENANT, &["c"]).await.unwrap(), [true]);
+}
+
+/// What a worker writes late, which has lost its partition, takes nothing back: not the position, not an edition.
+#[tokio::test]
+async fn cql_a_late_write_of_an_earlier_position_changes_nothing() {
+    let server = running().await;
+    let [late, now] = &processes(&server).await;
+    let call = record(0, [conversion("c", "buy", T, "d:1")]);
+    late.journeys.record(0, &call).await.unwrap();
+    for (cause, digest) in [(3, 1), (5, 2)] {
+        assert!(
+            now.journeys.commit(0, &[edition("c", place(cause, 0), digest)], cause + 1).await.unwrap()[0]
+        );
+    }
+    assert!(!late.journeys.commit(0, &[edition("c", place(4, 0), 3)], 5).await.unwrap()[0]);
+    assert_eq!(now.outbox.consumed_to(0).await.unwrap(), 6);
+    assert_eq!(now.journeys.conversion(TENANT, "c").await.unwrap().unwrap().editions[0].cause, place(5, 0));
+}
+
+/// Of processes that plan the same batch with other ends one has its way, also over one that slept through a new generation.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cql_one_plan_of_a_batch_wins() {
+    let server = running().await;
+    let stores: [Stores; 3] = processes(&server).await;
+    let mut last = None;
+    for batch in 1..=5 {
+        let planned = stores.iter().zip(0..).map(async |(stores, n)| {
+            let plan = Plan { batch, from: batch * 10, to: batch * 10 + n + 1 };
+            stores.outbox.put_plan(7, plan).await.map(|()| plan)
+        });
+        let planned = futures_util::future::join_all(planned).await;
+        let won: Vec<_> = planned.iter().flatten().collect();
+        let [won] = won[..] else { panic!("one wins: {planned:?}") };
+        for stores in &stores {
+            assert_eq!(stores.outbox.plan(7).await.unwrap(), Some(*won));
+        }
+        last = Some(*won);
+    }
+    let [old, new, _] = &stores;
+    new.outbox.reset(Generation { log: 1, id: 2 }).await.unwrap();
+    assert_eq!(new.outbox.plan(7).await.unwrap(), None);
+    let next = Plan { batch: 6, from: 60, to: 61 };
+    for plan in [last.unwrap(), next] {
+        let late = old.outbox.put_plan(7, plan).await;
+        assert!(plan == last.unwrap() || matches!(late, Err(StoreError::Superseded)), "{late:?}");
+        assert_eq!(new.outbox.plan(7).await.unwrap(), None);
+    }
+    let first = Plan { batch: 1, from: 0, to: 1 };
+    new.outbox.put_plan(7, first).await.unwrap();
+    let late = old.outbox.put_plan(7, next).await;
+    assert!(matches!(late, Err(StoreError::Superseded)), "{late:?}");
+    assert_eq!(new.outbox.plan(7).await.unwrap(), Some(first));
+}
+
+/// An id under another person key comes to another partition, and is a repeat there.
+#[tokio::test]
+async fn cql_an_id_met_in_another_partition_is_a_repeat() {
+    let server = running().await;
+    let [one, two] = &processes(&server).await;
+    let at = |partition| Position { partition, offset: 0, index: 0 };
+    let first = [of_tenant(TENANT, at(0), conversion("c", "buy", T, "d:1"))];
+    let again = [of_tenant(TENANT, at(1), conversion("c", "buy", T, "d:2"))];
+    one.journeys.record(0, &first).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(two.journeys.record(1, &again).await.unwrap().outcomes, [journey_store::Outcome::Repeat]);
+    }
+    assert_eq!(one.journeys.record(0, &first).await.unwrap().outcomes, [journey_store::Outcome::Replayed]);
+    assert_eq!(two.journeys.conversion(TENANT, "c").await.unwrap().unwrap().conversion.home, identity("d:1"));
+}
+
+#[tokio::test]
+async fn cql_a_damaged_value_is_never_served() {
+    let server = running().await;
+    let keyspace = keyspace_name();
+    let stores = open(&url(&server, &keyspace)).await.unwrap();
+    stores.journeys.record(0, &record(0, [click("t", T, "d:1")])).await.unwrap();
+    let address = server.url("");
+    let host = address.trim_start_matches("scylla://").split(['/', ',', '?']).next().unwrap();
+    let session = SessionBuilder::new().known_node(host).build().await.unwrap();
+    let rows =
+        session.query_unpaged(format!("SELECT key, bucket, at, value FROM {keyspace}.touches"), ()).await;
+    let rows = rows.unwrap().into_rows_result().unwrap();
+    let (key, bucket, at, value) = rows.single_row::<(Vec<u8>, i64, Vec<u8>, Vec<u8>)>().unwrap();
+    for bit in [0, value.len() * 4, value.len() * 8 - 1] {
+        let mut damaged = value.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        let put = format!("INSERT INTO {keyspace}.touches (key, bucket, at, value) VALUES (?, ?, ?, ?)");
+        session.query_unpaged(put, (&key, bucket, &at, damaged)).await.unwrap();
+        let page = stores.journeys.page(TENANT, identity("d:1"), None, 10).await;
+        assert!(matches!(page, Err(StoreError::Corrupt(_))), "bit {bit}: {page:?}");
+    }
+}

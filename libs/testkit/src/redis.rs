@@ -1,0 +1,223 @@
+//! A Redis for tests: one node or a cluster, in folders of their own, or whatever `REDIS_URL` names.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{ports, process::eventually};
+
+/// Names a server that runs already: `redis://host:6379`.
+pub const URL_VARIABLE: &str = "REDIS_URL";
+
+const SLOTS: usize = 16_384;
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+
+/// One node of our own; it is killed, and its folder goes, with this value.
+pub struct Node {
+    folder: tempfile::TempDir,
+    program: PathBuf,
+    port: u16,
+    cluster: bool,
+    child: Child,
+}
+
+/// A few nodes of our own that share the slots evenly.
+pub struct Cluster(pub Vec<Node>);
+
+/// Where tests find a Redis.
+pub enum Redis {
+    /// One of our own.
+    Own(Box<Node>),
+    /// One that runs already.
+    Given(String),
+}
+
+// === impl Redis ===
+
+impl Redis {
+    /// The server that `REDIS_URL` names, or a new one.
+    ///
+    /// # Panics
+    /// It cannot be installed or started.
+    pub async fn start() -> Self {
+        match std::env::var(URL_VARIABLE) {
+            Ok(url) if !url.is_empty() => Self::Given(url),
+            _ => Self::Own(Box::new(Node::start().await)),
+        }
+    }
+
+    /// Its URL, without parameters.
+    pub fn url(&self) -> String {
+        match self {
+            Self::Own(node) => format!("redis://{}", node.address()),
+            Self::Given(url) => url.clone(),
+        }
+    }
+}
+
+// === impl Node ===
+
+impl Node {
+    /// Installs it where it is missing, and starts it on an empty folder.
+    ///
+    /// # Panics
+    /// It cannot be installed or started.
+    pub async fn start() -> Self {
+        Self::with(false).await
+    }
+
+    async fn with(cluster: bool) -> Self {
+        let program = install();
+        let folder = tempfile::Builder::new().prefix("redis-").tempdir().expect("a temporary folder");
+        let [port] = ports::free();
+        let child = spawn(&program, folder.path(), port, cluster);
+        let node = Self { folder, program, port, cluster, child };
+        node.answers().await;
+        node
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Sends one command and gives the first line of the answer; `None`: it does not answer.
+    pub fn ask(&self, command: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(self.address()).ok()?;
+        stream.set_read_timeout(Some(ANSWER_PATIENCE)).ok()?;
+        stream.write_all(format!("{command}\r\n").as_bytes()).ok()?;
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).ok()?;
+        Some(answer.trim_end().to_owned())
+    }
+
+    /// Kills it, as `kill -9` does; what it held is gone.
+    pub fn kill(&mut self) {
+        // Both fail only when it has ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again, empty.
+    pub async fn restart(&mut self) {
+        self.kill();
+        self.child = spawn(&self.program, self.folder.path(), self.port, self.cluster);
+        self.answers().await;
+    }
+
+    /// Stops it where it is.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("no process has the id 0");
+        kill_process(pid, signal).expect("a process of our own that was not waited for");
+    }
+
+    async fn answers(&self) {
+        eventually("the Redis answers", async || self.ask("PING").as_deref() == Some("+PONG")).await;
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// Starts three nodes, all of them masters, and waits until each knows the others.
+    ///
+    /// # Panics
+    /// They cannot be installed or started.
+    pub async fn start() -> Self {
+        let mut nodes = Vec::new();
+        for index in 0..3 {
+            let node = Node::with(true).await;
+            let (from, to) = (SLOTS * index / 3, SLOTS * (index + 1) / 3 - 1);
+            let taken = node.ask(&format!("CLUSTER ADDSLOTSRANGE {from} {to}"));
+            assert_eq!(taken.as_deref(), Some("+OK"));
+            nodes.push(node);
+        }
+        for other in &nodes[1..] {
+            let met = nodes[0].ask(&format!("CLUSTER MEET 127.0.0.1 {}", other.port));
+            assert_eq!(met.as_deref(), Some("+OK"));
+        }
+        // The slot belongs to the first; a node that knows it sends there.
+        eventually("the nodes of the Redis cluster know each other", async || {
+            nodes.iter().all(|node| node.ask("CLUSTER KEYSLOT x").is_some() && node.knows_all(nodes.len()))
+        })
+        .await;
+        Self(nodes)
+    }
+
+    /// Its URL, without parameters.
+    pub fn url(&self) -> String {
+        format!("redis-cluster://{}", self.0[0].address())
+    }
+}
+
+impl Node {
+    fn knows_all(&self, nodes: usize) -> bool {
+        let Ok(mut stream) = TcpStream::connect(self.address()) else { return false };
+        // A node that does not answer is asked again.
+        let _ = stream.set_read_timeout(Some(ANSWER_PATIENCE));
+        let _ = stream.write_all(b"CLUSTER INFO\r\n");
+        let lines = BufReader::new(stream).lines().map_while(Result::ok);
+        let (mut state, mut known) = (false, false);
+        for line in lines {
+            state |= line == "cluster_state:ok";
+            known |= line == format!("cluster_known_nodes:{nodes}");
+            // The last of what is looked for.
+            if line.starts_with("cluster_size:") {
+                return state && known && line == format!("cluster_size:{nodes}");
+            }
+        }
+        false
+    }
+}
+
+fn spawn(program: &Path, folder: &Path, port: u16, cluster: bool) -> Child {
+    let mut command = Command::new(program);
+    command
+        .args([
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--dir",
+        ])
+        .arg(folder);
+    if cluster {
+        command.args(["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"]);
+    }
+    let started = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    started.unwrap_or_else(|error| panic!("cannot run {}: {error}", program.display()))
+}
+
+fn install() -> PathBuf {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/fetch-servers.sh");
+    let output = Command::new(script).arg("redis").stderr(Stdio::inherit()).output();
+    let output = output.unwrap_or_else(|error| panic!("cannot run {script}: {error}"));
+    assert!(output.status.success(), "{script} failed; set {URL_VARIABLE} to use a server that runs already");
+    let folder = String::from_utf8(output.stdout).expect("a path of plain text");
+    Path::new(folder.trim()).join("valkey-server")
+}

@@ -1,0 +1,57 @@
+//! The service as a process of its own: how it begins and ends.
+
+use serde::{Deserialize, Serialize};
+use service::{BeginError, Front, Process, Secret, SettingsPlace, settings::SettingsError};
+use telemetry::health::Health;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Config, Error};
+
+/// What can be set of the process, beside what can be set of any.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProcessConfig {
+    /// Tenants and keys.
+    pub settings: SettingsPlace,
+    /// The key that the other services call this one with.
+    pub peer_key: Option<Secret>,
+    /// Models, and limits of scoring.
+    pub ml: Config,
+}
+
+/// Why the process ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// Listeners.
+    #[error(transparent)]
+    Begin(#[from] BeginError),
+    /// Settings that do not check.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The folder of models.
+    #[error(transparent)]
+    Models(#[from] Error),
+    /// Anything of the system.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// Runs the service until the shutdown.
+///
+/// # Errors
+/// What keeps the process from starting.
+pub async fn process(
+    process: Process,
+    config: ProcessConfig,
+    shutdown: CancellationToken,
+) -> Result<(), ProcessError> {
+    let listeners = process.bind().await?;
+    let health = Health::default();
+    let settings = config.settings.open()?;
+    let front = Front::for_peers(settings, process.limits, health.clone(), config.peer_key.as_ref());
+    let gateway = crate::start(&config.ml, &front, &health, &shutdown)?;
+    service::serve(listeners, &front, gateway.routes.clone(), shutdown).await?;
+    gateway.stopped().await;
+    tracing::info!("stopped");
+    Ok(())
+}

@@ -1,0 +1,3 @@
+//! The service as a process of its own.
+
+service::main!("query-api", query_api::process);

@@ -1,0 +1,171 @@
+//! What the clients know of their events, and what the platform must therefore answer.
+//!
+//! A person has two touches and one conversion whose name is the person's own, so that each person is a row of a report:
+//! one conversion, and the touches that led to it.
+
+use std::collections::BTreeMap;
+
+use rand::{RngExt as _, rngs::SmallRng};
+use serde_json::{Value, json};
+use testkit::process::{Answer, Platform};
+
+/// What became of a request's events, as far as its client knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Answered as durable.
+    Acknowledged,
+    /// Not answered; to be sent again.
+    Open,
+    /// Not answered, and never sent again.
+    Abandoned,
+}
+
+/// A request: its events, and what became of them.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub(crate) events: Value,
+    pub(crate) fate: Fate,
+}
+
+/// The requests of every person.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    pub(crate) persons: BTreeMap<String, Vec<Request>>,
+}
+
+pub(crate) const TOUCHES: usize = 2;
+
+/// The requests of a person: both touches, the conversion, in either order.
+pub(crate) fn requests(person: &str, rng: &mut SmallRng, padding: usize) -> [Value; 2] {
+    let text: String = (0..padding).map(|_| char::from(rng.random_range(b'a'..=b'z'))).collect();
+    let event = |suffix: &str, kind: &str, minute: u32| {
+        let mut event = json!({
+            "event_id": format!("{person}.{suffix}"), "event_type": kind, "user_id": person,
+            "timestamp": format!("2026-01-05T10:{minute:02}:00Z"),
+        });
+        if padding > 0 {
+            event["properties"] = json!({ "text": text });
+        }
+        event
+    };
+    let mut conversion = event("c", "conversion", 50);
+    conversion["conversion"] = person.into();
+    let mut touches = json!([event("t0", "click", 1), event("t1", "visit", 2)]);
+    // Two identities to be linked; with more partitions than one they may lie in different ones.
+    touches[0]["device_id"] = format!("{person}.device").into();
+    let both = [touches, json!([conversion])];
+    if rng.random() { both } else { both.into_iter().rev().collect::<Vec<_>>().try_into().unwrap() }
+}
+
+/// Whether a request was acknowledged: every item of it accepted, or known from before.
+pub(crate) fn acknowledged(answer: &Answer) -> bool {
+    if answer.status == 503 {
+        assert!(answer.headers.contains_key("retry-after"), "{}", answer.body);
+        return false;
+    }
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.body["rejected"], 0, "{}", answer.body);
+    true
+}
+
+impl Ledger {
+    pub(crate) fn add(&mut self, person: String, request: Request) {
+        self.persons.entry(person).or_default().push(request);
+    }
+
+    pub(crate) fn merge(&mut self, other: Self) {
+        for (person, requests) in other.persons {
+            self.persons.entry(person).or_default().extend(requests);
+        }
+    }
+
+    /// How many requests were acknowledged.
+    pub(crate) fn acknowledged(&self) -> usize {
+        let all = self.persons.values().flatten();
+        all.filter(|request| request.fate == Fate::Acknowledged).count()
+    }
+
+    /// Sends what is open again, with the same ids, and some of what was acknowledged, which must be known.
+    pub(crate) async fn resend(&mut self, platform: &Platform, rng: &mut SmallRng) {
+        let sampled = (20.0 / self.acknowledged().max(1) as f64).min(1.0);
+        for request in self.persons.values_mut().flatten() {
+            match request.fate {
+                Fate::Open => {
+                    let answer = platform.post("/v1/events", &request.events).await.unwrap();
+                    assert!(acknowledged(&answer), "{}", answer.body);
+                    request.fate = Fate::Acknowledged;
+                }
+                Fate::Acknowledged if rng.random_bool(sampled) => {
+                    let answer = platform.post("/v1/events", &request.events).await.unwrap();
+                    let events = request.events.as_array().unwrap().len();
+                    assert_eq!(answer.body["duplicate"], events, "{}", answer.body);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Every acknowledged event is in the report exactly once, and no other twice.
+    pub(crate) async fn check_report(&self, platform: &Platform) {
+        let report = platform
+            .report(&json!({
+                "from": "2026-01-01", "to": "2026-02-01", "models": ["linear"], "dimensions": ["conversion"],
+                "measures": ["conversions", "touches"], "limit": 100_000,
+            }))
+            .await;
+        let mut rows: BTreeMap<&str, (f64, u64)> = BTreeMap::new();
+        for row in report["rows"].as_array().unwrap() {
+            let name = row["conversion"].as_str().unwrap();
+            let counts = (row["conversions"].as_f64().unwrap(), row["touches"].as_u64().unwrap());
+            assert!(rows.insert(name, counts).is_none(), "one row of a name: {row}");
+        }
+        let mut wrong = Vec::new();
+        for (person, requests) in &self.persons {
+            let (least, most) = bounds(requests, "conversion");
+            let found = rows.remove(person.as_str());
+            let (conversions, touches) = found.unwrap_or_default();
+            let counted = conversions == least as f64 || conversions == most as f64;
+            let (least, most) = bounds(requests, "touch");
+            let led = found.is_none() || (least..=most).contains(&(touches as usize));
+            if !counted || !led {
+                wrong.push(format!("{person}: {conversions} conversions, {touches} touches of {requests:?}"));
+            }
+        }
+        assert!(wrong.is_empty(), "{}\n{}", wrong.join("\n"), platform.log());
+        assert!(rows.is_empty(), "conversions that nobody sent: {rows:?}");
+    }
+
+    /// Every acknowledged event is in the person's journey exactly once, and no other twice.
+    pub(crate) async fn check_journeys(&self, platform: &Platform) {
+        for (person, requests) in &self.persons {
+            let answer = platform.get(&format!("/v1/journeys?user_id={person}")).await.unwrap();
+            let mut found: BTreeMap<&str, u32> = BTreeMap::new();
+            for event in answer.body["events"].as_array().into_iter().flatten() {
+                *found.entry(event["event_id"].as_str().unwrap()).or_default() += 1;
+            }
+            for request in requests {
+                for event in request.events.as_array().unwrap() {
+                    let count = found.remove(event["event_id"].as_str().unwrap()).unwrap_or(0);
+                    let least = u32::from(request.fate == Fate::Acknowledged);
+                    assert!((least..=1).contains(&count), "{event} {count} times, {:?}", request.fate);
+                }
+            }
+            assert!(found.is_empty(), "events that nobody sent: {found:?}");
+        }
+    }
+}
+
+/// How many events of a kind there are at least, and at most.
+fn bounds(requests: &[Request], kind: &str) -> (usize, usize) {
+    let (mut least, mut most) = (0, 0);
+    for request in requests {
+        let events = request.events.as_array().unwrap();
+        let of_kind =
+            events.iter().filter(|event| (event["event_type"] == "conversion") == (kind == "conversion"));
+        let count = of_kind.count();
+        most += count;
+        least += if request.fate == Fate::Acknowledged { count } else { 0 };
+    }
+    assert!(most <= TOUCHES);
+    (least, most)
+}
