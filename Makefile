@@ -36,8 +36,10 @@ run: chdb onnxruntime ## Start the platform on embedded stores in ./data
 
 ##@ Checking
 
+# What is fetched comes in while the code is linted.
 .PHONY: test
-test: chdb onnxruntime mlserver servers train-check lint ## Lint, run every test, and check what deploys
+test: ## Lint, run every test, and check what deploys
+	+$(MAKE) --no-print-directory --jobs=2 lint chdb onnxruntime mlserver servers deploy-tools train-check
 	cargo test --workspace --locked
 	scripts/check-deploy.sh quick
 
@@ -142,9 +144,15 @@ onnxruntime: ## Fetch ONNX Runtime, which runs models, into the cache
 mlserver: ## Install the model server that tests talk to into the cache
 	@scripts/python-env.sh peer >/dev/null
 
+SERVERS := $(strip $(if $(KAFKA_URL),,kafka) $(if $(SCYLLA_URL),,cassandra) $(if $(REDIS_URL),,redis))
+
 .PHONY: servers
-servers: ## Fetch the real servers that tests start, unless KAFKA_URL names one that runs
-	@[ -n "$$KAFKA_URL" ] || scripts/fetch-servers.sh kafka >/dev/null
+servers: ## Fetch the real servers that tests start, but those that KAFKA_URL, SCYLLA_URL and REDIS_URL name
+	@$(if $(SERVERS),scripts/fetch-servers.sh $(SERVERS) >/dev/null,:)
+
+.PHONY: deploy-tools
+deploy-tools: ## Install what checks the deployment into .tools
+	@scripts/deploy-tools.sh light
 
 .PHONY: fmt
 fmt: ## Format the code

@@ -116,14 +116,15 @@ fn reported(connection: &mut Connection) -> Result<u64> {
     }
 }
 
-/// Events in over HTTP, until all of them are attributed and reported; then on to three times as many.
+/// Events in over HTTP, until all of them are attributed and reported; then on to three and to ten times as many.
 pub(crate) fn pipeline(bench: &Bench) -> Result<Vec<Row>> {
     let data = bench.data("platform")?;
     let platform = Process::platform(&platform_program()?, &data)?.ready(&data)?;
     let engine = platform.engine()?;
     let (ids, template) = (Ids::new(), Template::json(100, Mix::Journeys));
     let (mut rows, mut before) = (Vec::new(), 0);
-    for total in [bench.count(1_000_000, 10_000), bench.count(3_000_000, 100_000)] {
+    let totals = [(1_000_000, 10_000), (3_000_000, 100_000), (10_000_000, 200_000)];
+    for total in totals.map(|(full, least)| bench.count(full, least)) {
         let events = total - before;
         let (began, cpu) = (Instant::now(), [platform.cpu_seconds()?, measure::cpu_seconds(engine)?]);
         let bodies = events / template.events() as u64;
@@ -176,7 +177,11 @@ fn sizes(platform: &Process, engine: u32, data: &Path, events: u64) -> Result<Ve
     let mut rows = Vec::new();
     for (name, pid) in [("the platform", platform.pid()), ("the engine", engine)] {
         let megabytes = measure::resident_bytes(pid)? as f64 / MEGABYTE;
-        rows.push(row("memory", format!("resident memory of {name} after {events} events, MB"), megabytes));
+        let anonymous = measure::anonymous_bytes(pid)? as f64 / MEGABYTE;
+        rows.push(Row {
+            note: format!("{anonymous:.0} MB without mapped files"),
+            ..row("memory", format!("resident memory of {name} after {events} events, MB"), megabytes)
+        });
     }
     for store in ["log", "journeys", "warehouse"] {
         let bytes = measure::disk_bytes(&data.join(store)) as f64 / events as f64;

@@ -39,7 +39,7 @@ pub use decision::{decide, event_to_conversion, event_to_touch};
 pub use error::Error;
 pub use generation::claim;
 pub use grpc::AttributionApi;
-pub use process::{ProcessConfig, ProcessError, process};
+pub use process::{ProcessConfig, process};
 pub use progress::Progress;
 pub use proto::decisions::attribution_service_server::SERVICE_NAME as NAME;
 

@@ -1,12 +1,10 @@
 //! The service as a process of its own: which stores it has, and how it begins and ends.
 
+use anyhow::anyhow;
 use event_log::LogError;
 use journey_store::StoreError;
 use serde::{Deserialize, Serialize};
-use service::{
-    BeginError, Front, Peer, PeerConfig, PeerError, Process, Secret, SettingsPlace, StoreUrl,
-    settings::SettingsError,
-};
+use service::{Front, Peer, PeerConfig, Process, Secret, SettingsPlace, StoreUrl};
 use telemetry::health::Health;
 use tokio_util::sync::CancellationToken;
 use warehouse::Warehouse;
@@ -47,32 +45,6 @@ impl Default for ProcessConfig {
     }
 }
 
-/// Why the process ended.
-#[derive(Debug, thiserror::Error)]
-pub enum ProcessError {
-    /// Listeners.
-    #[error(transparent)]
-    Begin(#[from] BeginError),
-    /// The address of the model gateway.
-    #[error("ml: {0}")]
-    Peer(PeerError),
-    /// Settings that do not check.
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    /// The event log.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// The journey store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The warehouse.
-    #[error(transparent)]
-    Warehouse(#[from] warehouse::Error),
-    /// Anything of the system.
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-}
-
 /// Runs the service until the shutdown.
 ///
 /// # Errors
@@ -81,7 +53,7 @@ pub async fn process(
     process: Process,
     config: ProcessConfig,
     shutdown: CancellationToken,
-) -> Result<(), ProcessError> {
+) -> anyhow::Result<()> {
     let listeners = process.bind().await?;
     let settings = config.settings.open()?;
     let health = Health::default();
@@ -102,7 +74,8 @@ pub async fn process(
     let mut deps = Deps::new(log, stores, warehouse, settings, &health);
     if !config.ml.url.is_empty() {
         // A score may be asked for twice: that changes nothing.
-        deps = deps.with_gateway(Peer::connect(&config.ml, |_| true).map_err(ProcessError::Peer)?);
+        deps =
+            deps.with_gateway(Peer::connect(&config.ml, |_| true).map_err(|error| anyhow!("ml: {error}"))?);
     }
     let attribution = crate::start(&config.attribution, &deps, &shutdown);
     service::serve(listeners, &front, attribution.routes(&front), shutdown).await?;

@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 pub use backlog::Backlog;
 pub use config::{BATCH_EVENTS_MAX, Config};
 pub use error::Error;
-pub use process::{ProcessConfig, ProcessError, process};
+pub use process::{ProcessConfig, process};
 
 /// How often the log is asked whether it can take events.
 const LOG_HEALTH_INTERVAL: Duration = Duration::from_millis(250);

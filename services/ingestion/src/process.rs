@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use event_log::LogError;
 use serde::{Deserialize, Serialize};
-use service::{BeginError, Front, Process, SettingsPlace, StoreUrl, settings::SettingsError};
+use service::{Front, Process, SettingsPlace, StoreUrl};
 use telemetry::health::Health;
 use tokio_util::sync::CancellationToken;
 
@@ -35,29 +35,6 @@ impl Default for ProcessConfig {
     }
 }
 
-/// Why the process ended.
-#[derive(Debug, thiserror::Error)]
-pub enum ProcessError {
-    /// Listeners.
-    #[error(transparent)]
-    Begin(#[from] BeginError),
-    /// Settings that do not check.
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    /// The event log.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// The cache.
-    #[error(transparent)]
-    Cache(#[from] cache::CacheError),
-    /// The service.
-    #[error(transparent)]
-    Service(#[from] crate::Error),
-    /// Anything of the system.
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-}
-
 /// Runs the service until the shutdown.
 ///
 /// # Errors
@@ -66,7 +43,7 @@ pub async fn process(
     process: Process,
     config: ProcessConfig,
     shutdown: CancellationToken,
-) -> Result<(), ProcessError> {
+) -> anyhow::Result<()> {
     let listeners = process.bind().await?;
     let health = Health::default();
     let front = Front::new(config.settings.open()?, process.limits, health.clone());

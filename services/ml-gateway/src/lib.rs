@@ -39,7 +39,7 @@ use tonic::service::Routes;
 use crate::{registry::Registry, score::Api};
 
 pub use config::Config;
-pub use process::{ProcessConfig, ProcessError, process};
+pub use process::{ProcessConfig, process};
 pub use proto::ml::ml_gateway_service_server::SERVICE_NAME as NAME;
 pub use registry::RegistryError as Error;
 

@@ -1,11 +1,11 @@
 //! The service as a process of its own: how it begins and ends.
 
 use serde::{Deserialize, Serialize};
-use service::{BeginError, Front, Process, Secret, SettingsPlace, settings::SettingsError};
+use service::{Front, Process, Secret, SettingsPlace};
 use telemetry::health::Health;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Config, Error};
+use crate::Config;
 
 /// What can be set of the process, beside what can be set of any.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -19,23 +19,6 @@ pub struct ProcessConfig {
     pub ml: Config,
 }
 
-/// Why the process ended.
-#[derive(Debug, thiserror::Error)]
-pub enum ProcessError {
-    /// Listeners.
-    #[error(transparent)]
-    Begin(#[from] BeginError),
-    /// Settings that do not check.
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    /// The folder of models.
-    #[error(transparent)]
-    Models(#[from] Error),
-    /// Anything of the system.
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-}
-
 /// Runs the service until the shutdown.
 ///
 /// # Errors
@@ -44,7 +27,7 @@ pub async fn process(
     process: Process,
     config: ProcessConfig,
     shutdown: CancellationToken,
-) -> Result<(), ProcessError> {
+) -> anyhow::Result<()> {
     let listeners = process.bind().await?;
     let health = Health::default();
     let settings = config.settings.open()?;

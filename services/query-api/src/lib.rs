@@ -33,7 +33,7 @@ use crate::api::{Api, Inner};
 
 pub use config::Config;
 pub use openapi::document as openapi_document;
-pub use process::{ProcessConfig, ProcessError, process};
+pub use process::{ProcessConfig, process};
 pub use proto::query::query_service_server::SERVICE_NAME as NAME;
 
 /// The seconds of a request's time kept for the answer after a wait for what was acknowledged.

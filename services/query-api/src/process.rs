@@ -1,10 +1,9 @@
 //! The service as a process of its own: which stores and peers it has, and how it begins and ends.
 
+use anyhow::anyhow;
 use journey_store::StoreError;
 use serde::{Deserialize, Serialize};
-use service::{
-    BeginError, Front, Peer, PeerConfig, PeerError, Process, SettingsPlace, StoreUrl, settings::SettingsError,
-};
+use service::{Front, Peer, PeerConfig, Process, SettingsPlace, StoreUrl};
 use telemetry::health::Health;
 use tokio_util::sync::CancellationToken;
 use warehouse::Warehouse;
@@ -39,29 +38,6 @@ impl Default for ProcessConfig {
     }
 }
 
-/// Why the process ended.
-#[derive(Debug, thiserror::Error)]
-pub enum ProcessError {
-    /// Listeners.
-    #[error(transparent)]
-    Begin(#[from] BeginError),
-    /// Settings that do not check.
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    /// The journey store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The warehouse.
-    #[error(transparent)]
-    Warehouse(#[from] warehouse::Error),
-    /// The attribution service's address.
-    #[error("attribution: {0}")]
-    Peer(PeerError),
-    /// Anything of the system.
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-}
-
 /// Runs the service until the shutdown.
 ///
 /// # Errors
@@ -70,12 +46,13 @@ pub async fn process(
     process: Process,
     config: ProcessConfig,
     shutdown: CancellationToken,
-) -> Result<(), ProcessError> {
+) -> anyhow::Result<()> {
     let listeners = process.bind().await?;
     let health = Health::default();
     let front = Front::new(config.settings.open()?, process.limits, health.clone());
     let warehouse = Warehouse::open(config.warehouse.reveal())?;
-    let attribution = Peer::connect(&config.attribution, may_repeat).map_err(ProcessError::Peer)?;
+    let attribution = Peer::connect(&config.attribution, may_repeat);
+    let attribution = attribution.map_err(|error| anyhow!("attribution: {error}"))?;
     let away = health.register(crate::NAME, "journey store");
     let open = async || journey_store::open(config.journeys.reveal()).await;
     let is_final = |error: &StoreError| matches!(error, StoreError::Url(_) | StoreError::Corrupt(_));

@@ -8,7 +8,7 @@ mod seen;
 use std::{ffi::OsString, io, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use serde::Serialize;
-use service::{BeginError, Front, Peer, Process, SettingsHandle, config::Sources, process, settings};
+use service::{Front, Peer, Process, SettingsHandle, config::Sources, process, settings};
 use telemetry::health::Health;
 use tokio_util::sync::CancellationToken;
 use warehouse::Warehouse;
@@ -35,41 +35,6 @@ pub struct Flags {
     pub print_config: bool,
 }
 
-/// Why the process could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Listeners.
-    #[error(transparent)]
-    Begin(#[from] BeginError),
-    /// Settings that do not check.
-    #[error(transparent)]
-    Settings(#[from] settings::SettingsError),
-    /// The event log.
-    #[error(transparent)]
-    Log(#[from] event_log::LogError),
-    /// The journey store.
-    #[error(transparent)]
-    Store(#[from] journey_store::StoreError),
-    /// The embedded warehouse.
-    #[error(transparent)]
-    Engine(#[from] chdb::Error),
-    /// The warehouse's client.
-    #[error(transparent)]
-    Warehouse(#[from] warehouse::Error),
-    /// The cache.
-    #[error(transparent)]
-    Cache(#[from] cache::CacheError),
-    /// Ingestion.
-    #[error(transparent)]
-    Ingestion(#[from] ingestion::Error),
-    /// The folder of models.
-    #[error(transparent)]
-    Models(#[from] ml_gateway::Error),
-    /// Anything of the system.
-    #[error("{0}")]
-    Io(#[from] io::Error),
-}
-
 /// The whole process, as `attribution serve` runs it: configuration, telemetry, signals, services.
 pub fn serve(flags: Flags) -> ExitCode {
     let (file, print_config) = (flags.config.clone(), flags.print_config);
@@ -81,7 +46,7 @@ pub fn serve(flags: Flags) -> ExitCode {
 ///
 /// # Errors
 /// What keeps the process from starting.
-pub async fn start(process: Process, config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+pub async fn start(process: Process, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let listeners = process.bind().await?;
     if settings::init_data_dir(&config.data)? == settings::FirstStart::Written {
         tracing::info!(data = %config.data.display(), "first start: settings.toml and api-key are written");
