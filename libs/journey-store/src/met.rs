@@ -60,9 +60,12 @@ const BLOCK_KEYS: usize = 32;
 const FIRST_KEYS: usize = if cfg!(test) { 1 << 7 } else { 1 << 17 };
 /// 85 MiB for 44 million keys. Beyond, the last part takes more and more absent ones for present.
 const PARTS_MAX: usize = 5;
-/// Stored rows read with one batch.
-const READ_ROWS_MAX: usize = if cfg!(test) { 100 } else { 20_000 };
-const READ_BYTES_MAX: usize = 4 << 20;
+/// Stored rows read with a batch of few events, and their bytes.
+const READ_ROWS_MIN: usize = if cfg!(test) { 100 } else { 20_000 };
+const READ_BYTES_MIN: usize = 4 << 20;
+/// The same with each event of a larger batch: under load batches are large and few, and that is when it is needed.
+const READ_ROWS_EACH: usize = 32;
+const READ_BYTES_EACH: usize = 2 << 10;
 
 // === impl Met ===
 
@@ -83,11 +86,13 @@ impl Met {
         }
     }
 
-    /// Reads on in what was stored before.
-    pub(crate) fn read_on(&self, view: &impl View) -> Result<(), StoreError> {
+    /// Reads on in what was stored before, with a batch of so many events.
+    pub(crate) fn read_on(&self, view: &impl View, events: usize) -> Result<(), StoreError> {
         let known = self.known.load(Relaxed);
         let Some(&table) = READ.get(known) else { return Ok(()) };
         let filling = &mut *self.filling.lock();
+        let rows_max = READ_ROWS_MIN.max(READ_ROWS_EACH * events);
+        let bytes_max = READ_BYTES_MIN.max(READ_BYTES_EACH * events);
         let (mut rows, mut bytes) = (0, 0);
         let all = std::mem::take(&mut filling.from)..vec![u8::MAX; 64];
         for pair in view.range(table, all) {
@@ -95,7 +100,7 @@ impl Met {
             let (key, value) = pair?;
             self.add_key(filling, table, &key);
             (rows, bytes) = (rows + 1, bytes + value.len());
-            if rows == READ_ROWS_MAX || bytes >= READ_BYTES_MAX {
+            if rows == rows_max || bytes >= bytes_max {
                 filling.from = [&key[..], &[0]].concat();
                 return Ok(());
             }
@@ -169,7 +174,7 @@ mod tests {
     /// A filter of tables with nothing in them.
     fn of_nothing() -> Met {
         let met = Met::default();
-        READ.iter().for_each(|_| met.read_on(&Memory::default().view()).unwrap());
+        READ.iter().for_each(|_| met.read_on(&Memory::default().view(), 0).unwrap());
         met
     }
 
@@ -207,16 +212,30 @@ mod tests {
 
     #[test]
     fn of_a_table_that_is_not_read_to_its_end_nothing_is_excluded() {
-        for stored in [0, 1, READ_ROWS_MAX - 1, READ_ROWS_MAX, READ_ROWS_MAX + 1, 3 * READ_ROWS_MAX] {
+        for stored in [0, 1, READ_ROWS_MIN - 1, READ_ROWS_MIN, READ_ROWS_MIN + 1, 3 * READ_ROWS_MIN] {
             let (tables, met) = (Memory::default(), Met::default());
             tables.write(rows(Table::Seen, 0..stored)).unwrap();
-            for _ in 0..=stored / READ_ROWS_MAX {
+            for _ in 0..=stored / READ_ROWS_MIN {
                 assert!((1_000..1_100).all(|number| met.may_have(Table::Seen, &key(number))));
-                met.read_on(&tables.view()).unwrap();
+                met.read_on(&tables.view(), 0).unwrap();
             }
             assert!((0..stored).all(|number| met.may_have(Table::Seen, &key(number))));
-            assert!(!(1_000..1_100).any(|number| met.may_have(Table::Seen, &key(number))), "{stored}");
+            let wrong = (1_000..2_000).filter(|number| met.may_have(Table::Seen, &key(*number))).count();
+            assert!(wrong < 50, "{wrong} of 1,000 absent keys are not excluded, with {stored}");
             assert!(met.may_have(Table::Persons, &key(0)), "the next table is not read yet");
+        }
+    }
+
+    #[test]
+    fn with_many_events_more_is_read() {
+        let events = READ_ROWS_MIN;
+        let most = events * READ_ROWS_EACH;
+        for (stored, known) in [(most - 1, true), (most, false)] {
+            let (tables, met) = (Memory::default(), Met::default());
+            tables.write(rows(Table::Seen, 0..stored)).unwrap();
+            met.read_on(&tables.view(), events).unwrap();
+            let excluded = (stored..stored + 1_000).any(|number| !met.may_have(Table::Seen, &key(number)));
+            assert_eq!(excluded, known, "{stored}");
         }
     }
 }

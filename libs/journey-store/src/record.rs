@@ -57,7 +57,7 @@ impl<K: Kv> Store<K> {
     /// See [`crate::JourneyStore::record`].
     pub(crate) fn record_now(&self, partition: u32, events: &[Incoming]) -> Result<Recorded, StoreError> {
         let mut cache = self.writer.lock();
-        self.learn()?;
+        self.learn(events.len())?;
         let reader = self.reader();
         let mut recording = Recording {
             partition,

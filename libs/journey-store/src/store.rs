@@ -35,9 +35,9 @@ impl<K: Kv> Store<K> {
         Reader::excluding(self.kv.view(), &self.met)
     }
 
-    /// Learns a piece of what was stored before this process began.
-    pub(crate) fn learn(&self) -> Result<(), StoreError> {
-        self.met.read_on(&self.kv.view())
+    /// Learns a piece of what was stored before this process began, the larger the more events it has at once.
+    pub(crate) fn learn(&self, events: usize) -> Result<(), StoreError> {
+        self.met.read_on(&self.kv.view(), events)
     }
 
     /// Applies all of a batch or nothing.
