@@ -30,6 +30,7 @@ pub(crate) const ALL: &[(&str, Measure)] = &[
     ("joined", scores::batching),
     ("v2-rest", scores::rest),
     ("v2-grpc", scores::grpc),
+    ("scored", platform::scored),
     ("report", report::ten_million),
     ("pipeline", platform::pipeline),
     ("start", platform::start),

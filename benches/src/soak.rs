@@ -4,7 +4,7 @@
 
 mod kills;
 mod overload;
-mod stream;
+pub(crate) mod stream;
 mod trend;
 
 use std::{

@@ -14,6 +14,8 @@ use crate::{
     child::{Process, platform_program},
     events::{Ids, Mix, Template},
     measure::{self, Latencies, Rounds},
+    rows::scores::models,
+    soak::stream::{self, Stream},
     table::Row,
     wire::{self, Connection},
 };
@@ -34,16 +36,7 @@ pub(crate) fn freshness(bench: &Bench) -> Result<Vec<Row>> {
         readable(&mut connection, &ids.last())?;
         anyhow::Ok(acknowledged.elapsed())
     };
-    let mut decision = |connection: &mut Connection, id: &str| {
-        let end = Instant::now() + PATIENCE;
-        while Instant::now() < end {
-            // Until it is decided it is not found.
-            if connection.call("GET", &format!("/v1/conversions/{id}"), b"")?.status == 200 {
-                return Ok(());
-            }
-        }
-        bail!("no decision of {id}")
-    };
+    let mut decision = |connection: &mut Connection, id: &str| decided(connection, id).map(drop);
     let mut report = |connection: &mut Connection, _: &str| reported(connection).map(drop);
     let mut rows = Vec::new();
     for (key, what, samples, target, most, readable) in [
@@ -88,6 +81,69 @@ pub(crate) fn freshness(bench: &Bench) -> Result<Vec<Row>> {
         });
     }
     Ok(rows)
+}
+
+/// Asks for the decision of a conversion until there is one.
+fn decided(connection: &mut Connection, id: &str) -> Result<Value> {
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        let answer = connection.call("GET", &format!("/v1/conversions/{id}"), b"")?;
+        // Until it is decided it is not found.
+        if answer.status == 200 {
+            return Ok(serde_json::from_slice(answer.body)?);
+        }
+    }
+    bail!("no decision of {id}")
+}
+
+/// A person's nine clicks and conversion, until it is decided: with the committed fraud model, and without one.
+pub(crate) fn scored(bench: &Bench) -> Result<Vec<Row>> {
+    let program = platform_program()?;
+    let models = format!("onnx://{}", models()?.display());
+    let mut platforms = Vec::new();
+    for (name, models) in [("scored", models.as_str()), ("unscored", "")] {
+        let data = bench.data(name)?;
+        platforms.push(
+            Process::platform_with(&program, &data, &[("ATTRIBUTION_ML__MODELS", models)])?.ready(&data)?,
+        );
+    }
+    let (stream, samples) = (Stream::default(), bench.count(100, 10));
+    let mut rounds = [Rounds::default(), Rounds::default()];
+    for round in 0..=5 {
+        let mut latencies = [Latencies::new()?, Latencies::new()?];
+        for _ in 0..samples {
+            for (index, (platform, latencies)) in platforms.iter().zip(&mut latencies).enumerate() {
+                let (mut connection, number) = (platform.connect()?, stream.take());
+                let body = stream::batch(number)?;
+                ensure!(stream::post(&mut connection, &body)?, "a batch was refused");
+                let acknowledged = Instant::now();
+                let decision = decided(&mut connection, &stream::last_conversion(number))?;
+                latencies.record(acknowledged.elapsed());
+                let has_score = decision["score"]["present"] == true;
+                ensure!(has_score == (index == 0), "the score is {}", decision["score"]);
+            }
+        }
+        // The first one warms up.
+        if round > 0 {
+            for (rounds, latencies) in rounds.iter_mut().zip(&latencies) {
+                rounds.push(latencies.micros(0.95) / 1e3);
+            }
+        }
+    }
+    let [with, without] = rounds;
+    let more = with.median() - without.median();
+    Ok(vec![Row {
+        key: "scored",
+        what: "event acknowledged → decision readable with fraud scores, P95 ms (proxy: without)".to_owned(),
+        ours: with.median(),
+        proxy: Some(without.median()),
+        ratio: None,
+        target: "≤ +2 ms",
+        met: Some(more <= 2.0),
+        cpu_seconds_per_operation: None,
+        spread: with.spread(),
+        note: format!("{more:+.2} ms; ten conversions at once, the model in the same process"),
+    }])
 }
 
 /// Asks for a report of everything that is acknowledged until it comes; answers how many conversions are in it.

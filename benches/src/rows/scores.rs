@@ -39,7 +39,7 @@ struct Onnxruntime {
 }
 
 /// The folder of the committed models.
-fn models() -> Result<PathBuf> {
+pub(super) fn models() -> Result<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ml/models");
     folder.canonicalize().context("the committed models are not there")
 }

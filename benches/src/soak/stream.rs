@@ -170,6 +170,11 @@ pub(crate) fn batch(number: u64) -> Result<Vec<u8>> {
     Ok(body)
 }
 
+/// The id of the last conversion of a batch.
+pub(crate) fn last_conversion(number: u64) -> String {
+    format!("soak-{number}-{}-c", PERSONS - 1)
+}
+
 /// Between 1 and 100, hardly ever the same twice.
 fn value_cents(batch: u64, person: u64) -> u64 {
     100 + (batch * PERSONS + person).wrapping_mul(0x9E37_79B9_7F4A_7C15) % 9_900
