@@ -145,9 +145,14 @@ pub(crate) fn post(connection: &mut Connection, body: &[u8]) -> Result<bool> {
 
 /// A batch of events, now.
 pub(crate) fn batch(number: u64) -> Result<Vec<u8>> {
+    batch_of(number, PERSONS)
+}
+
+/// The first persons of a batch.
+pub(crate) fn batch_of(number: u64, persons: u64) -> Result<Vec<u8>> {
     let now = Timestamp::now().as_millisecond();
     let mut body = Vec::with_capacity(EVENTS as usize * 190);
-    for person in 0..PERSONS {
+    for person in 0..persons {
         for touch in 0..TOUCHES {
             body.push(if body.is_empty() { b'[' } else { b',' });
             let channel = CHANNELS[((number + touch) % CHANNELS.len() as u64) as usize];
@@ -170,9 +175,9 @@ pub(crate) fn batch(number: u64) -> Result<Vec<u8>> {
     Ok(body)
 }
 
-/// The id of the last conversion of a batch.
-pub(crate) fn last_conversion(number: u64) -> String {
-    format!("soak-{number}-{}-c", PERSONS - 1)
+/// The id of a conversion in a batch.
+pub(crate) fn conversion_id(number: u64, person: u64) -> String {
+    format!("soak-{number}-{person}-c")
 }
 
 /// Between 1 and 100, hardly ever the same twice.
