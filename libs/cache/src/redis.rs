@@ -5,19 +5,24 @@
 
 use std::{
     num::NonZeroU32,
-    sync::atomic::{AtomicU64, Ordering},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use fred::{
     clients::Client,
-    interfaces::{ClientLike, KeysInterface, LuaInterface},
+    interfaces::{ClientLike, EventInterface, KeysInterface, LuaInterface},
     types::{
         Builder, Expiration,
-        config::{Config, ReconnectPolicy},
+        config::{Config, ReconnectPolicy, TlsConnector},
     },
 };
+use parking_lot::Mutex;
 use telemetry::metrics::CACHE_AVAILABLE;
 
 use crate::{Cache, CacheError, IDS_MAX, Quota, SEEN_TTL_SECONDS_DEFAULT, Taken, check, parameter, seconds};
@@ -58,6 +63,8 @@ pub(crate) struct RedisCache {
     seen_ttl_seconds: i64,
     timeout: Duration,
     circuit: Circuit,
+    /// Why the last attempt to connect failed.
+    trouble: Arc<Mutex<Option<String>>>,
 }
 
 /// Open while the store is away; then one call at a time looks again.
@@ -73,6 +80,8 @@ struct Parameters {
     seen_ttl_seconds: i64,
     timeout: Duration,
     nodes: Vec<(&'static str, String)>,
+    /// Certificates that servers are checked against; `None`: those of the system.
+    ca_file: Option<PathBuf>,
 }
 
 // === impl RedisCache ===
@@ -84,13 +93,19 @@ impl RedisCache {
             return Err(CacheError::Unavailable("it needs a runtime to connect on".into()));
         }
         let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let Parameters { prefix, seen_ttl_seconds, timeout, nodes } = Parameters::parse(scheme, query)?;
+        let Parameters { prefix, seen_ttl_seconds, timeout, nodes, ca_file } =
+            Parameters::parse(scheme, query)?;
         let nodes: Vec<String> = nodes.iter().map(|(name, value)| format!("{name}={value}")).collect();
         // The library's errors may show the URL, which may have a password.
         let wrong = |_| parameter("url", "write redis://user:password@host:6379");
-        let config = Config::from_url(&format!("{scheme}://{address}?{}", nodes.join("&"))).map_err(wrong)?;
+        let mut config =
+            Config::from_url(&format!("{scheme}://{address}?{}", nodes.join("&"))).map_err(wrong)?;
+        if let Some(file) = ca_file {
+            let trusting = tls::client(&file).map_err(|error| parameter("ca_file", &error))?;
+            config.tls = Some(TlsConnector::from(trusting).into());
+        }
         let (least, most) = RECONNECT_MILLIS;
-        let client = Builder::from_config(Config { fail_fast: true, ..config })
+        let client = Builder::from_config(Config { fail_fast: false, ..config })
             .with_performance_config(|config| config.default_command_timeout = timeout)
             .with_connection_config(|config| {
                 config.connection_timeout = timeout.max(Duration::from_secs(5));
@@ -103,9 +118,15 @@ impl RedisCache {
             .set_policy(ReconnectPolicy::new_exponential(0, least, most, 2))
             .build()
             .map_err(|error| parameter("url", &format!("it cannot be used: {}", error.details())))?;
-        // It ends with the client.
+        let trouble = Arc::new(Mutex::new(None));
+        let heard = Arc::clone(&trouble);
+        // Both end with the client.
+        drop(client.on_error(move |(error, _)| {
+            *heard.lock() = Some(error.details().to_owned());
+            std::future::ready(Ok(()))
+        }));
         drop(client.connect());
-        Ok(Self { client, prefix, seen_ttl_seconds, timeout, circuit: Circuit::new() })
+        Ok(Self { client, prefix, seen_ttl_seconds, timeout, circuit: Circuit::new(), trouble })
     }
 
     /// Bounds a call, and keeps the circuit.
@@ -127,7 +148,13 @@ impl RedisCache {
         let outcome = match tokio::time::timeout(self.timeout, connected).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(error.details().to_owned()),
-            Err(_) => Err(format!("no answer within {} ms", self.timeout.as_millis())),
+            Err(_) => {
+                let waited = format!("no answer within {} ms", self.timeout.as_millis());
+                match self.trouble.lock().as_ref().filter(|_| !self.client.is_connected()) {
+                    Some(reason) => Err(format!("{waited}: {reason}")),
+                    None => Err(waited),
+                }
+            }
         };
         self.circuit.tell(outcome.is_ok());
         outcome.map_err(CacheError::Unavailable)
@@ -246,6 +273,7 @@ impl Parameters {
             seen_ttl_seconds: SEEN_TTL_SECONDS_DEFAULT as i64,
             timeout: Duration::from_millis(TIMEOUT_MILLIS_DEFAULT),
             nodes: Vec::new(),
+            ca_file: None,
         };
         let (cluster, sentinel) = (scheme.ends_with("-cluster"), scheme.ends_with("-sentinel"));
         let mut given = Vec::new();
@@ -269,6 +297,9 @@ impl Parameters {
                         .map(Duration::from_millis)
                         .ok_or_else(|| parameter("timeout_millis", "a whole number from 1 to 60000"))?;
                 }
+                "ca_file" if scheme.starts_with("rediss") => {
+                    parameters.ca_file = Some(Path::new(value).to_owned());
+                }
                 "node" if cluster || sentinel => parameters.nodes.push(("node", value.to_owned())),
                 "service_name" if sentinel => {
                     parameters.nodes.push(("sentinelServiceName", value.to_owned()));
@@ -280,8 +311,8 @@ impl Parameters {
                     parameters.nodes.push(("sentinelPassword", value.to_owned()));
                 }
                 _ => {
-                    let known = "unknown; known are prefix, seen_ttl, timeout_millis, of a cluster and of sentinels \
-                        node, of sentinels service_name, sentinel_username, sentinel_password";
+                    let known = "unknown; known are prefix, seen_ttl, timeout_millis, over TLS ca_file, of a cluster \
+                        and of sentinels node, of sentinels service_name, sentinel_username, sentinel_password";
                     return Err(parameter(name, known));
                 }
             }
@@ -324,6 +355,9 @@ mod tests {
         assert!(error("redis", "h?timeout_millis=60001").contains("timeout_millis"));
         assert!(error("redis", "h?seen_ttl=0s").contains("seen_ttl"));
         assert!(error("redis-sentinel", "h:26379").contains("service_name"));
+        assert!(error("redis", "h?ca_file=/ca.pem").contains("ca_file"));
+        let missing = error("rediss", "u:secret@h?ca_file=/nowhere/ca.pem");
+        assert!(missing.contains("/nowhere/ca.pem") && !missing.contains("secret"), "{missing}");
     }
 
     #[tokio::test]

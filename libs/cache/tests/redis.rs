@@ -14,6 +14,7 @@ use cache::{Cache, Quota, Taken, suite};
 use testkit::{
     process::eventually,
     redis::{Cluster, Node, Redis},
+    tls::{CERTIFICATE, Front, OTHER_CERTIFICATE},
 };
 
 /// Longer than anything takes on a busy machine.
@@ -100,4 +101,43 @@ async fn a_server_that_goes_away_is_used_again_when_it_is_back() {
     eventually("it is away", async || cache.seen("t", &["third"]).await.is_err()).await;
     node.resume();
     works("fourth").await;
+}
+
+/// TLS and a password, of a server that asks for both.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_over_tls_with_a_password_is_used_by_those_who_know_it() {
+    let node = Node::start_with_password("p@ss").await;
+    let tls = Front::start(&node.address()).await;
+    let url = |password: &str, ca: &str, millis: u32| {
+        let address = tls.address();
+        cache::open(&format!("rediss://:{password}@{address}?timeout_millis={millis}&ca_file={ca}")).unwrap()
+    };
+    let cache = url("p%40ss", CERTIFICATE, 60_000);
+    cache.mark("t", &["a"]).await.unwrap();
+    assert_eq!(cache.seen("t", &["a", "b"]).await.unwrap(), [true, false]);
+    // Whose password is wrong, and who does not trust the server, is told so, and nothing of the password.
+    for (password, ca, says) in
+        [("wr%6Fng", CERTIFICATE, "WRONGPASS"), ("p%40ss", OTHER_CERTIFICATE, "UnknownIssuer")]
+    {
+        let cache = url(password, ca, 2_000);
+        eventually(says, async || {
+            let error = cache.seen("t", &["a"]).await.unwrap_err().to_string();
+            assert!(
+                error.contains("cache") && !error.contains("wrong") && !error.contains("p@ss"),
+                "{error}"
+            );
+            error.contains(says)
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_away_at_first_is_found_later() {
+    let mut node = Node::start().await;
+    node.kill();
+    let cache = cache::open(&format!("redis://{}?timeout_millis=200", node.address())).unwrap();
+    assert!(cache.seen("t", &["a"]).await.is_err());
+    node.restart().await;
+    eventually("it is found", async || cache.mark("t", &["a"]).await.is_ok()).await;
 }

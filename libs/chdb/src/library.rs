@@ -68,6 +68,22 @@ mod tests {
     }
 
     #[test]
+    fn servers_are_of_the_engines_release() {
+        let release: Vec<&str> = LIBRARY_VERSION.split('.').take(2).collect();
+        let release = release.join(".");
+        for file in [
+            include_str!("../../../docker-compose.yml"),
+            include_str!("../../../k8s/components/clickhouse/installation.yaml"),
+            include_str!("../../../k8s/components/clickhouse/keeper.yaml"),
+            include_str!("../../../k8s/components/backups/clickhouse.yaml"),
+        ] {
+            let images: Vec<&str> = file.lines().filter(|line| line.contains("image: clickhouse/")).collect();
+            assert!(!images.is_empty());
+            assert!(images.iter().all(|image| image.ends_with(&format!(":{release}"))), "{images:?}");
+        }
+    }
+
+    #[test]
     fn the_script_fetches_the_version_that_is_looked_for() {
         let script = include_str!("../../../scripts/fetch-chdb.sh");
         assert!(script.contains(&format!("version={LIBRARY_VERSION}\n")));

@@ -18,7 +18,7 @@ use rdkafka::{
     producer::{FutureProducer, FutureRecord},
 };
 use testkit::{
-    kafka::{Cluster, Kafka},
+    kafka::{Cluster, Kafka, PASSWORD, USER},
     process::{PATIENCE, eventually},
 };
 use tokio::sync::OnceCell;
@@ -224,4 +224,61 @@ async fn a_kafka_url_says_everything_or_what_is_wrong_with_it() {
     let away =
         tokio::time::timeout(Duration::from_secs(60), event_log::open("kafka://127.0.0.1:1/topic")).await;
     assert!(matches!(away.unwrap(), Err(LogError::Unavailable(_))), "nobody is there");
+}
+
+/// A log at another address of the same brokers, by a login.
+async fn logged_in(
+    address: &str,
+    topic: &str,
+    password: &str,
+    parameters: &str,
+) -> Result<Arc<dyn EventLog>, LogError> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, password).unwrap();
+    let made = "partitions=1&replication=1&min_insync_replicas=1";
+    let login = format!("user={USER}&password_file={}", file.display());
+    event_log::open(&format!("kafka://{address}/{topic}?{made}&{login}&{parameters}")).await
+}
+
+/// Appends, reads and commits by a login; another password is refused, and said to be, and is not told.
+async fn a_login_is_checked(address: &str, what: &str, parameters: &str) {
+    let name = topic(what);
+    let log = logged_in(address, &name, PASSWORD, parameters).await.unwrap();
+    log.append(0, Bytes::from_static(b"by a login")).await.unwrap();
+    let entries = log.read(0, 0, 1 << 20, PATIENCE).await.unwrap();
+    assert!(
+        matches!(&entries[..], [Entry::Record(record)] if record.frames == [Bytes::from_static(b"by a login")]),
+        "{entries:?}"
+    );
+    log.commit("worker", 0, 1).await.unwrap();
+    assert_eq!(log.committed("worker", 0).await.unwrap(), Some(1));
+    let refused = logged_in(address, &name, "another-password", parameters).await.err().unwrap().to_string();
+    assert!(
+        refused.contains("kafka: the login is refused") && !refused.contains("another-password"),
+        "{refused}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_by_password_is_checked() {
+    let Kafka::Own(cluster) = kafka().await else {
+        eprintln!("not run: the brokers are not ours to ask for a login");
+        return;
+    };
+    a_login_is_checked(&cluster.login(), "login", "sasl=plain").await;
+}
+
+#[cfg(feature = "kafka-tls")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_by_scram_over_tls_is_checked_and_so_is_the_broker() {
+    let Kafka::Own(cluster) = kafka().await else {
+        eprintln!("not run: the brokers are not ours to ask for a login");
+        return;
+    };
+    let trusting = |ca: &str| format!("tls=true&ca_file={ca}&sasl=scram-sha-512");
+    a_login_is_checked(&cluster.tls(), "tls", &trusting(testkit::tls::CERTIFICATE)).await;
+    let other = trusting(testkit::tls::OTHER_CERTIFICATE);
+    let refused = logged_in(&cluster.tls(), &topic("tls"), PASSWORD, &other).await.err().unwrap();
+    assert!(matches!(&refused, LogError::Unavailable(text) if text.contains("kafka")), "{refused}");
 }

@@ -24,6 +24,7 @@ pub struct Node {
     program: PathBuf,
     port: u16,
     cluster: bool,
+    password: Option<String>,
     child: Child,
 }
 
@@ -69,15 +70,23 @@ impl Node {
     /// # Panics
     /// It cannot be installed or started.
     pub async fn start() -> Self {
-        Self::with(false).await
+        Self::with(false, None).await
     }
 
-    async fn with(cluster: bool) -> Self {
+    /// Takes commands of those alone who know the password.
+    ///
+    /// # Panics
+    /// It cannot be installed or started.
+    pub async fn start_with_password(password: &str) -> Self {
+        Self::with(false, Some(password.to_owned())).await
+    }
+
+    async fn with(cluster: bool, password: Option<String>) -> Self {
         let program = install();
         let folder = tempfile::Builder::new().prefix("redis-").tempdir().expect("a temporary folder");
         let [port] = ports::free();
-        let child = spawn(&program, folder.path(), port, cluster);
-        let node = Self { folder, program, port, cluster, child };
+        let child = spawn(&program, folder.path(), port, cluster, password.as_deref());
+        let node = Self { folder, program, port, cluster, password, child };
         node.answers().await;
         node
     }
@@ -107,7 +116,8 @@ impl Node {
     /// Starts it again, empty.
     pub async fn restart(&mut self) {
         self.kill();
-        self.child = spawn(&self.program, self.folder.path(), self.port, self.cluster);
+        self.child =
+            spawn(&self.program, self.folder.path(), self.port, self.cluster, self.password.as_deref());
         self.answers().await;
     }
 
@@ -127,7 +137,11 @@ impl Node {
     }
 
     async fn answers(&self) {
-        eventually("the Redis answers", async || self.ask("PING").as_deref() == Some("+PONG")).await;
+        let expected = if self.password.is_some() { "-NOAUTH" } else { "+PONG" };
+        eventually("the Redis answers", async || {
+            self.ask("PING").is_some_and(|answer| answer.starts_with(expected))
+        })
+        .await;
     }
 }
 
@@ -147,7 +161,7 @@ impl Cluster {
     pub async fn start() -> Self {
         let mut nodes = Vec::new();
         for index in 0..3 {
-            let node = Node::with(true).await;
+            let node = Node::with(true, None).await;
             let (from, to) = (SLOTS * index / 3, SLOTS * (index + 1) / 3 - 1);
             let taken = node.ask(&format!("CLUSTER ADDSLOTSRANGE {from} {to}"));
             assert_eq!(taken.as_deref(), Some("+OK"));
@@ -191,7 +205,7 @@ impl Node {
     }
 }
 
-fn spawn(program: &Path, folder: &Path, port: u16, cluster: bool) -> Child {
+fn spawn(program: &Path, folder: &Path, port: u16, cluster: bool, password: Option<&str>) -> Child {
     let mut command = Command::new(program);
     command
         .args([
@@ -208,6 +222,9 @@ fn spawn(program: &Path, folder: &Path, port: u16, cluster: bool) -> Child {
         .arg(folder);
     if cluster {
         command.args(["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"]);
+    }
+    if let Some(password) = password {
+        command.args(["--requirepass", password]);
     }
     let started = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     started.unwrap_or_else(|error| panic!("cannot run {}: {error}", program.display()))

@@ -48,6 +48,8 @@ impl From<clickhouse::error::Error> for Error {
         use clickhouse::error::Error as E;
         let text = describe(&error);
         match error {
+            // A quorum that was not there in time may come to be.
+            E::BadResponse(_) if text.contains("UNKNOWN_STATUS_OF_INSERT") => Self::Indeterminate(text),
             E::BadResponse(_) => Self::Rejected(text),
             E::Network(_) if is_connect(&error) => Self::Unavailable(text),
             E::Network(_) | E::TimedOut | E::Other(_) => Self::Indeterminate(text),
@@ -57,14 +59,11 @@ impl From<clickhouse::error::Error> for Error {
     }
 }
 
-// hyper says only in its text, and in private types, that no connection was made.
+// Whether no connection was made.
 fn is_connect(error: &clickhouse::error::Error) -> bool {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(cause) = source {
-        let refused = cause
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused);
-        if refused {
+        if cause.downcast_ref().is_some_and(hyper_util::client::legacy::Error::is_connect) {
             return true;
         }
         source = cause.source();

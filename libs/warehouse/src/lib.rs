@@ -5,6 +5,7 @@
 //! It never sees an address or a user agent, and no value reaches SQL but quoted by one function or bound by the client.
 
 mod chain;
+mod cluster;
 mod compile;
 mod credit;
 mod error;

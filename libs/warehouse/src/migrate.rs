@@ -3,11 +3,11 @@
 use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Warehouse};
+use crate::{Error, Warehouse, cluster::Home};
 
 /// The migrations in their order; the number is the place from 1. One statement each, that may be repeated: the record
 /// of it comes after it.
-const MIGRATIONS: [(&str, &str); 8] = [
+pub(crate) const MIGRATIONS: [(&str, &str); 8] = [
     ("meta", include_str!("../migrations/0001_meta.sql")),
     ("progress", include_str!("../migrations/0002_progress.sql")),
     ("touches", include_str!("../migrations/0003_touches.sql")),
@@ -18,7 +18,7 @@ const MIGRATIONS: [(&str, &str); 8] = [
     ("fill_by_hour", include_str!("../migrations/0008_fill_by_hour.sql")),
 ];
 
-const RECORD: &str = "CREATE TABLE IF NOT EXISTS migrations (version UInt32, name String, checksum String) \
+pub(crate) const RECORD: &str = "CREATE TABLE IF NOT EXISTS migrations (version UInt32, name String, checksum String) \
     ENGINE = MergeTree ORDER BY version SETTINGS fsync_after_insert = 1, fsync_part_directory = 1";
 
 #[derive(Debug, Row, Serialize, Deserialize)]
@@ -34,19 +34,31 @@ impl Warehouse {
     /// Errors: [`Error::Schema`] for a schema that is newer than this program or was made by other migrations.
     pub async fn migrate(&self) -> Result<(), Error> {
         let outside = self.client.clone().with_database("default");
-        outside.query_raw(&format!("CREATE DATABASE IF NOT EXISTS {}", self.database)).execute().await?;
-        self.client.query_raw(RECORD).execute().await?;
-        let select = "SELECT version, name, checksum FROM migrations ORDER BY version";
-        let applied = self.client.query_raw(select).fetch_all::<Applied>().await?;
+        let make = format!("CREATE DATABASE IF NOT EXISTS {}", self.database_everywhere());
+        outside.query_raw(&make).execute().await?;
+        for statement in self.statements(RECORD) {
+            self.client.query_raw(&statement).execute().await?;
+        }
+        let home = self.home(0).await?;
+        home.heard(self.migrate_from(&home).await)
+    }
+
+    async fn migrate_from(&self, home: &Home) -> Result<(), Error> {
+        home.settle("migrations").await?;
+        let select =
+            format!("SELECT version, name, checksum FROM {} ORDER BY version", home.table("migrations"));
+        let applied = home.client.query_raw(&select).fetch_all::<Applied>().await?;
         check(&applied)?;
         for (index, (name, sql)) in MIGRATIONS.iter().enumerate() {
             let version = index as u32 + 1;
             if applied.iter().any(|done| done.version == version) {
                 continue;
             }
-            self.client.query_raw(sql).execute().await?;
+            for statement in self.statements(sql) {
+                self.client.query_raw(&statement).execute().await?;
+            }
             let done = Applied { version, name: (*name).to_owned(), checksum: checksum(sql) };
-            let mut insert = self.client.insert::<Applied>("migrations").await?;
+            let mut insert = home.insert::<Applied>("migrations").await?;
             insert.write(&done).await?;
             insert.end().await?;
         }

@@ -157,10 +157,16 @@ impl Warehouse {
     }
 
     fn select(&self, sql: &str) -> clickhouse::query::Query {
-        self.client
+        let query = self
+            .client
             .query_raw(sql)
             .with_setting("max_execution_time", REPORT_SECONDS_MAX)
-            .with_setting("join_use_nulls", "0")
+            .with_setting("join_use_nulls", "0");
+        // Of the servers of other shards the nearest; of its own shard a server is the nearest itself.
+        match self.cluster {
+            Some(_) => query.with_setting("load_balancing", "nearest_hostname"),
+            None => query,
+        }
     }
 }
 

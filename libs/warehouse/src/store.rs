@@ -1,9 +1,11 @@
 //! The connection, the generation and the progress.
 
+use std::sync::Arc;
+
 use clickhouse::{Client, Compression, Row};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Progress};
+use crate::{Error, Progress, cluster::Cluster, url::Place};
 
 /// Where the warehouse is.
 #[derive(Debug, Clone)]
@@ -21,8 +23,11 @@ pub struct Config {
 /// A warehouse. Clones share its connections.
 #[derive(Clone)]
 pub struct Warehouse {
+    /// Of the server that is named: the only one, or any of a cluster.
     pub(crate) client: Client,
+    pub(crate) url: String,
     pub(crate) database: String,
+    pub(crate) cluster: Option<Arc<Cluster>>,
 }
 
 #[derive(Row, Serialize, Deserialize)]
@@ -41,9 +46,18 @@ struct ProgressRow {
 // === impl Warehouse ===
 
 impl Warehouse {
-    /// The warehouse that a URL names, as [`Config::from_url`] reads it; nothing is sent yet.
+    /// The warehouse that a URL names; nothing is sent yet.
+    ///
+    /// `http://user:password@host:8123/database`, or `https://`; user and password may be left out, and are
+    /// percent-encoded. `cluster=NAME`: the host is any of that cluster, as `system.clusters` has it. `ca_file=PATH`: the
+    /// certificates that servers are checked against over TLS, PEM.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for another form, and for any other parameter.
     pub fn open(url: &str) -> Result<Self, Error> {
-        Self::connect(&Config::from_url(url)?)
+        let Place { config, cluster, transport } = Place::from_url(url)?;
+        let warehouse = Self::connect_with(transport, &config)?;
+        Ok(Self { cluster: cluster.map(|name| Arc::new(Cluster::new(name))), ..warehouse })
     }
 
     /// A warehouse at an address; nothing is sent yet.
@@ -65,7 +79,8 @@ impl Warehouse {
         if !config.password.is_empty() {
             client = client.with_password(&config.password);
         }
-        Ok(Self { client: client.with_database(name), database: name.clone() })
+        let client = client.with_database(name);
+        Ok(Self { client, url: config.url.clone(), database: name.clone(), cluster: None })
     }
 
     /// Whether the engine answers.
@@ -75,34 +90,55 @@ impl Warehouse {
 
     /// The generation of the facts; `None`: none was set, or a reset was not finished.
     pub async fn generation(&self) -> Result<Option<u128>, Error> {
-        let query = self.client.query("SELECT generation FROM meta");
-        let mut rows = query.fetch_all::<GenerationRow>().await?;
+        let home = self.home(0).await?;
+        let read = async {
+            home.settle("meta").await?;
+            let sql = format!("SELECT generation FROM {}", home.table("meta"));
+            Ok(home.client.query(&sql).fetch_all::<GenerationRow>().await?)
+        };
+        let mut rows = home.heard(read.await)?;
         // Two rows come of two resets at once; neither may be trusted.
-        Ok(if rows.len() == 1 { rows.pop().map(|row| row.generation) } else { None })
+        let generation = if rows.len() == 1 { rows.pop().map(|row| row.generation) } else { None };
+        self.remember(generation);
+        Ok(generation)
     }
 
     /// Empties everything and starts a generation. After a failure [`Warehouse::generation`] says `None` or the old one.
     pub async fn reset(&self, generation: u128) -> Result<(), Error> {
         for table in ["meta", "progress", "touches", "conversions", "identities"] {
-            self.client.query(&format!("TRUNCATE TABLE {table} SYNC")).execute().await?;
+            let empty = format!("TRUNCATE TABLE {} SYNC", self.table_everywhere(table));
+            self.client.query(&empty).execute().await?;
         }
-        let mut insert = self.client.insert::<GenerationRow>("meta").await?;
-        insert.write(&GenerationRow { generation }).await?;
-        Ok(insert.end().await?)
+        let home = self.home(0).await?;
+        let write = async {
+            let mut insert = home.insert::<GenerationRow>("meta").await?;
+            insert.write(&GenerationRow { generation }).await?;
+            Ok(insert.end().await?)
+        };
+        home.heard(write.await)?;
+        self.remember(Some(generation));
+        Ok(())
     }
 
     /// The last finished batch of every partition that has one, by partition.
     pub async fn progress(&self) -> Result<Vec<Progress>, Error> {
-        let sql = "SELECT part, max(p.batch) AS batch, argMax(p.to_offset, p.batch) AS to_offset, \
-             toUnixTimestamp64Micro(argMax(p.time, p.batch)) AS time_micros \
-             FROM progress AS p GROUP BY part ORDER BY part";
-        let rows = self.client.query(sql).fetch_all::<ProgressRow>().await?;
-        let progress = |row: ProgressRow| Progress {
-            partition: row.part,
-            batch: row.batch,
-            to: row.to_offset,
-            time_micros: row.time_micros,
-        };
-        Ok(rows.into_iter().map(progress).collect())
+        progress(&self.client, "progress").await
     }
+}
+
+/// The last finished batch of every partition that a table of progress has.
+pub(crate) async fn progress(client: &Client, table: &str) -> Result<Vec<Progress>, Error> {
+    let sql = format!(
+        "SELECT part, max(p.batch) AS batch, argMax(p.to_offset, p.batch) AS to_offset, \
+         toUnixTimestamp64Micro(argMax(p.time, p.batch)) AS time_micros \
+         FROM {table} AS p GROUP BY part ORDER BY part"
+    );
+    let rows = client.query(&sql).fetch_all::<ProgressRow>().await?;
+    let progress = |row: ProgressRow| Progress {
+        partition: row.part,
+        batch: row.batch,
+        to: row.to_offset,
+        time_micros: row.time_micros,
+    };
+    Ok(rows.into_iter().map(progress).collect())
 }

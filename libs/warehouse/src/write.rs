@@ -2,7 +2,8 @@
 //!
 //! An INSERT goes to one table and one month and is one block, which the engine writes as a whole or not at all. Blocks
 //! come in the order of the facts. So whatever is there of a batch is a beginning of each (table, month), and what is
-//! missing is the rest.
+//! missing is the rest. On a cluster an INSERT also has a token, so that one which is still under way when its batch is
+//! resumed, and comes after all, is not taken twice.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +11,10 @@ use clickhouse::{Row, RowWrite, insert::Insert};
 use fail::fail_point;
 use serde::{Deserialize, Serialize};
 
-use crate::{CandidateFact, ConversionFact, Error, Facts, IdentityFact, Progress, TouchFact, Warehouse};
+use crate::{
+    CandidateFact, ConversionFact, Error, Facts, IdentityFact, Progress, TouchFact, Warehouse, cluster::Home,
+    store,
+};
 
 /// Rows of one INSERT at most.
 pub(crate) const INSERT_ROWS_MAX: usize = 50_000;
@@ -107,97 +111,138 @@ struct MonthCount {
 // How many rows of each month are already there.
 type Counts = BTreeMap<u32, u64>;
 
+// Facts of one INSERT, and where they are in their batch.
+#[derive(Debug, PartialEq)]
+struct Chunk<'a, T> {
+    month: u32,
+    // Of the first fact among those of its month.
+    place: usize,
+    facts: Vec<&'a T>,
+}
+
 // === impl Warehouse ===
 
 impl Warehouse {
     /// Inserts the facts of a batch that was never tried before, one INSERT for each table and month, and then its
     /// progress. After any failure the batch must be resumed.
     pub async fn write_batch(&self, progress: Progress, facts: &Facts) -> Result<(), Error> {
+        let home = self.home(progress.partition).await?;
         let none = Counts::new();
-        self.insert_missing(progress, facts, [&none, &none, &none]).await
+        home.heard(self.insert_missing(&home, progress, facts, [&none, &none, &none]).await)
     }
 
     /// Inserts what is missing of a batch that may have been tried before, and its progress if that is missing.
     ///
     /// Errors: [`Error::Rejected`] when there are more rows than facts.
     pub async fn resume_batch(&self, progress: Progress, facts: &Facts) -> Result<(), Error> {
-        let last = self.progress().await?.into_iter().find(|p| p.partition == progress.partition);
+        let home = self.home(progress.partition).await?;
+        home.heard(self.resume_at(&home, progress, facts).await)
+    }
+
+    async fn resume_at(&self, home: &Home, progress: Progress, facts: &Facts) -> Result<(), Error> {
+        for table in ["progress", "touches", "conversions", "identities"] {
+            home.settle(table).await?;
+        }
+        let written = store::progress(&home.client, &home.table("progress")).await?;
+        let last = written.into_iter().find(|p| p.partition == progress.partition);
         if last.is_some_and(|last| last.batch >= progress.batch) {
             return Ok(());
         }
-        let touches = self.months(progress, "touches", facts.touches.iter().map(|f| f.time_millis)).await?;
-        let conversions =
-            self.months(progress, "conversions", facts.conversions.iter().map(|f| f.time_millis)).await?;
-        let identities = self.identities(progress).await?;
-        self.insert_missing(progress, facts, [&touches, &conversions, &identities]).await
+        let touches = months_of(facts.touches.iter().map(|f| f.time_millis));
+        let touches = months(home, progress, "touches", touches).await?;
+        let conversions = months_of(facts.conversions.iter().map(|f| f.time_millis));
+        let conversions = months(home, progress, "conversions", conversions).await?;
+        let identities = identities(home, progress).await?;
+        self.insert_missing(home, progress, facts, [&touches, &conversions, &identities]).await
     }
 
     async fn insert_missing(
         &self,
+        home: &Home,
         progress: Progress,
         facts: &Facts,
         [touches, conversions, identities]: [&Counts; 3],
     ) -> Result<(), Error> {
         let Progress { partition: part, batch, to: to_offset, time_micros: time } = progress;
         for chunk in chunks(&facts.identities, identities, |_| None, |_| 0)? {
-            let rows: Vec<_> = chunk.into_iter().map(|fact| identity_row(fact, part, batch)).collect();
-            send(self.insert::<IdentityRow<'static>>("identities").await?, rows).await?;
+            let at = chunk.at();
+            let rows: Vec<_> = chunk.facts.into_iter().map(|fact| identity_row(fact, part, batch)).collect();
+            let insert = self.insert::<IdentityRow<'static>>(home, "identities", progress, at).await?;
+            send(insert, rows).await?;
             fail_point!("warehouse::after_identities");
         }
         for chunk in chunks(&facts.touches, touches, |f| Some(f.time_millis), |_| 0)? {
-            let rows: Vec<_> = chunk.into_iter().map(|fact| touch_row(fact, part, batch)).collect();
-            send(self.insert::<TouchRow<'static>>("touches").await?, rows).await?;
+            let at = chunk.at();
+            let rows: Vec<_> = chunk.facts.into_iter().map(|fact| touch_row(fact, part, batch)).collect();
+            let insert = self.insert::<TouchRow<'static>>(home, "touches", progress, at).await?;
+            send(insert, rows).await?;
             fail_point!("warehouse::after_touches");
         }
         let weight = |f: &ConversionFact| f.candidates.len();
         for chunk in chunks(&facts.conversions, conversions, |f| Some(f.time_millis), weight)? {
-            let rows: Vec<_> = chunk.into_iter().map(|fact| conversion_row(fact, part, batch)).collect();
-            send(self.insert::<ConversionRow<'static>>("conversions").await?, rows).await?;
+            let at = chunk.at();
+            let rows: Vec<_> =
+                chunk.facts.into_iter().map(|fact| conversion_row(fact, part, batch)).collect();
+            let insert = self.insert::<ConversionRow<'static>>(home, "conversions", progress, at).await?;
+            send(insert, rows).await?;
             fail_point!("warehouse::after_conversions");
         }
         fail_point!("warehouse::before_progress");
         let done = ProgressRow { part, batch, to_offset, time };
-        send(self.insert::<ProgressRow>("progress").await?, [done]).await?;
+        send(self.insert::<ProgressRow>(home, "progress", progress, (0, 0)).await?, [done]).await?;
         fail_point!("warehouse::after_progress");
         Ok(())
     }
 
-    async fn insert<T: Row>(&self, table: &str) -> Result<Insert<T>, Error> {
-        let insert = self.client.insert::<T>(table).await?;
-        Ok(insert
+    async fn insert<T: Row>(
+        &self,
+        home: &Home,
+        table: &str,
+        progress: Progress,
+        at: (u32, usize),
+    ) -> Result<Insert<T>, Error> {
+        let insert = home.insert::<T>(table).await?;
+        let insert = insert
             .with_setting("async_insert", "0")
             .with_setting("max_insert_threads", "1")
-            .with_setting("input_format_parallel_parsing", "0"))
+            .with_setting("input_format_parallel_parsing", "0");
+        Ok(match self.token(table, progress, at)? {
+            Some(token) => insert.with_setting("insert_deduplication_token", token),
+            None => insert,
+        })
     }
+}
 
-    async fn months(
-        &self,
-        progress: Progress,
-        table: &str,
-        times: impl Iterator<Item = i64>,
-    ) -> Result<Counts, Error> {
-        let mut months: Vec<u32> = times.map(month_of).collect();
-        months.sort_unstable();
-        months.dedup();
-        let sql = format!(
-            "SELECT toUInt32(toYYYYMM(time)) AS month, count() AS rows FROM {table} \
-             WHERE toYYYYMM(time) IN ? AND part = ? AND batch = ? GROUP BY month"
-        );
-        // One month at a time would be as many queries; all at once is one, whatever their number.
-        if months.is_empty() {
-            return Ok(Counts::new());
-        }
-        let query = self.client.query(&sql).bind(months).bind(progress.partition).bind(progress.batch);
-        let rows = query.fetch_all::<MonthCount>().await?;
-        Ok(rows.into_iter().map(|row| (row.month, row.rows)).collect())
-    }
+fn months_of(times: impl Iterator<Item = i64>) -> Vec<u32> {
+    let mut months: Vec<u32> = times.map(month_of).collect();
+    months.sort_unstable();
+    months.dedup();
+    months
+}
 
-    async fn identities(&self, progress: Progress) -> Result<Counts, Error> {
-        let sql = "SELECT toUInt32(0) AS month, count() AS rows FROM identities WHERE part = ? AND batch = ?";
-        let query = self.client.query(sql).bind(progress.partition).bind(progress.batch);
-        let rows = query.fetch_all::<MonthCount>().await?;
-        Ok(rows.into_iter().map(|row| (row.month, row.rows)).collect())
+async fn months(home: &Home, progress: Progress, table: &str, months: Vec<u32>) -> Result<Counts, Error> {
+    let sql = format!(
+        "SELECT toUInt32(toYYYYMM(time)) AS month, count() AS rows FROM {} \
+         WHERE toYYYYMM(time) IN ? AND part = ? AND batch = ? GROUP BY month",
+        home.table(table)
+    );
+    // One month at a time would be as many queries; all at once is one, whatever their number.
+    if months.is_empty() {
+        return Ok(Counts::new());
     }
+    let query = home.client.query(&sql).bind(months).bind(progress.partition).bind(progress.batch);
+    let rows = query.fetch_all::<MonthCount>().await?;
+    Ok(rows.into_iter().map(|row| (row.month, row.rows)).collect())
+}
+
+async fn identities(home: &Home, progress: Progress) -> Result<Counts, Error> {
+    let sql = format!(
+        "SELECT toUInt32(0) AS month, count() AS rows FROM {} WHERE part = ? AND batch = ?",
+        home.table("identities")
+    );
+    let query = home.client.query(&sql).bind(progress.partition).bind(progress.batch);
+    let rows = query.fetch_all::<MonthCount>().await?;
+    Ok(rows.into_iter().map(|row| (row.month, row.rows)).collect())
 }
 
 async fn send<'a, T>(mut insert: Insert<T>, rows: impl IntoIterator<Item = T::Value<'a>>) -> Result<(), Error>
@@ -216,7 +261,7 @@ fn chunks<'a, T>(
     there: &Counts,
     time: impl Fn(&T) -> Option<i64>,
     weight: impl Fn(&T) -> usize,
-) -> Result<Vec<Vec<&'a T>>, Error> {
+) -> Result<Vec<Chunk<'a, T>>, Error> {
     let mut months: BTreeMap<u32, Vec<&T>> = BTreeMap::new();
     for fact in facts {
         months.entry(time(fact).map_or(0, month_of)).or_default().push(fact);
@@ -230,21 +275,27 @@ fn chunks<'a, T>(
                 "it holds {skip} rows of month {month} where the batch has {len}: empty and refill it"
             )));
         }
-        let mut chunk = Vec::new();
+        let mut chunk = Chunk { month, place: skip, facts: Vec::new() };
         let mut weights = 0;
-        for fact in &facts[skip..] {
-            if chunk.len() == INSERT_ROWS_MAX || weights + weight(fact) > INSERT_CANDIDATES_MAX {
-                chunks.push(std::mem::take(&mut chunk));
+        for (place, fact) in facts.iter().enumerate().skip(skip) {
+            if chunk.facts.len() == INSERT_ROWS_MAX || weights + weight(fact) > INSERT_CANDIDATES_MAX {
+                chunks.push(std::mem::replace(&mut chunk, Chunk { month, place, facts: Vec::new() }));
                 weights = 0;
             }
             weights += weight(fact);
-            chunk.push(*fact);
+            chunk.facts.push(*fact);
         }
-        if !chunk.is_empty() {
+        if !chunk.facts.is_empty() {
             chunks.push(chunk);
         }
     }
     Ok(chunks)
+}
+
+impl<T> Chunk<'_, T> {
+    fn at(&self) -> (u32, usize) {
+        (self.month, self.place)
+    }
 }
 
 // As `toYYYYMM` in UTC.
@@ -352,7 +403,9 @@ mod tests {
         let whole = |n: usize, weight: usize| -> Vec<usize> {
             let facts = vec![0_u8; n];
             let cut = chunks(&facts, &Counts::new(), |_| None, |_| weight).unwrap();
-            cut.iter().map(Vec::len).collect()
+            // Each begins where the one before it ended.
+            assert!(cut.windows(2).all(|pair| pair[0].place + pair[0].facts.len() == pair[1].place));
+            cut.iter().map(|chunk| chunk.facts.len()).collect()
         };
         assert_eq!(whole(0, 0), [] as [usize; 0]);
         assert_eq!(whole(INSERT_ROWS_MAX, 0), [INSERT_ROWS_MAX]);
@@ -365,7 +418,7 @@ mod tests {
     fn what_is_there_is_skipped_and_more_is_refused() {
         let facts = [1_u8, 2, 3];
         let cut = |there: u64| chunks(&facts, &Counts::from([(0, there)]), |_| None, |_| 0);
-        assert_eq!(cut(1).unwrap(), [vec![&2, &3]]);
+        assert_eq!(cut(1).unwrap(), [Chunk { month: 0, place: 1, facts: vec![&2, &3] }]);
         assert!(cut(3).unwrap().is_empty());
         assert!(matches!(cut(4), Err(Error::Rejected(_))));
     }

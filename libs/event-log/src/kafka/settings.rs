@@ -37,7 +37,7 @@ pub(crate) struct Settings {
 
 impl Settings {
     pub(crate) fn from_url(mut url: LogUrl) -> Result<Self, LogError> {
-        let wrong = |says: String| LogError::Url(says);
+        let wrong = LogError::Url;
         let place =
             url.path.split_once('/').filter(|(brokers, topic)| !brokers.is_empty() && !topic.is_empty());
         let (brokers, topic) = place.ok_or_else(|| {
@@ -70,6 +70,14 @@ impl Settings {
             security: security(&mut url)?,
         };
         url.finish(KNOWN)?;
+        let is = |name, test: fn(&str) -> bool| {
+            settings.security.iter().any(|(key, value)| *key == name && test(value))
+        };
+        let openssl =
+            is("security.protocol", |it| it.contains("ssl")) || is("sasl.mechanism", |it| it != "PLAIN");
+        if openssl && !cfg!(feature = "kafka-tls") {
+            return Err(wrong("this build has no feature kafka-tls: tls and scram are not there".to_owned()));
+        }
         Ok(settings)
     }
 
@@ -121,12 +129,6 @@ fn security(url: &mut LogUrl) -> Result<Vec<(&'static str, String)>, LogError> {
         }
         _ => return Err(LogError::Url("sasl, user and password_file go together".to_owned())),
     }
-    let hashed = sasl.as_ref().is_some_and(|mechanism| mechanism != "plain");
-    if (tls || hashed) && !cfg!(feature = "kafka-tls") {
-        return Err(LogError::Url(
-            "this build has no feature kafka-tls: tls and scram are not there".to_owned(),
-        ));
-    }
     let protocol = match (tls, sasl.is_some()) {
         (false, false) => "plaintext",
         (false, true) => "sasl_plaintext",
@@ -135,4 +137,84 @@ fn security(url: &mut LogUrl) -> Result<Vec<(&'static str, String)>, LogError> {
     };
     set.push(("security.protocol", protocol.to_owned()));
     Ok(set)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// What librdkafka is told beside where the brokers are, and what stands in `password_file`.
+    fn told(parameters: &str) -> Result<Vec<(&'static str, String)>, LogError> {
+        let mut url = LogUrl::parse(&format!("kafka://a:1/t?{parameters}"))?;
+        let told = security(&mut url)?;
+        url.finish(KNOWN)?;
+        Ok(told)
+    }
+
+    fn owned(pairs: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
+        pairs.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn tls_and_logins_are_librdkafkas_settings() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("password");
+        std::fs::write(&file, "p&ss word\n").unwrap();
+        let login =
+            |mechanism: &str| format!("sasl={mechanism}&user=the%20user&password_file={}", file.display());
+        assert_eq!(told("").unwrap(), owned(&[("security.protocol", "plaintext")]));
+        for (mechanism, name) in
+            [("plain", "PLAIN"), ("scram-sha-256", "SCRAM-SHA-256"), ("scram-sha-512", "SCRAM-SHA-512")]
+        {
+            let mut expected = owned(&[
+                ("sasl.mechanism", name),
+                ("sasl.username", "the user"),
+                ("sasl.password", "p&ss word"),
+                ("security.protocol", "sasl_plaintext"),
+            ]);
+            assert_eq!(told(&login(mechanism)).unwrap(), expected);
+            expected.insert(0, ("ssl.ca.location", "/ca.pem".to_owned()));
+            expected[4].1 = "sasl_ssl".to_owned();
+            let over_tls = format!("tls=true&ca_file=/ca.pem&{}", login(mechanism));
+            assert_eq!(told(&over_tls).unwrap(), expected);
+        }
+        assert_eq!(
+            told("tls=true&ca_file=/a&certificate_file=/b&key_file=/c").unwrap(),
+            owned(&[
+                ("ssl.ca.location", "/a"),
+                ("ssl.certificate.location", "/b"),
+                ("ssl.key.location", "/c"),
+                ("security.protocol", "ssl"),
+            ])
+        );
+        // All clients of the log are told.
+        let url = LogUrl::parse(&format!("kafka://a:1/t?{}", login("plain"))).unwrap();
+        let client = Settings::from_url(url).unwrap().client();
+        assert_eq!(client.get("sasl.password"), Some("p&ss word"));
+        assert_eq!(client.get("security.protocol"), Some("sasl_plaintext"));
+    }
+
+    #[test]
+    fn half_a_login_and_what_a_build_lacks_are_named() {
+        for (parameters, named) in [
+            ("sasl=plain&user=u", "password_file"),
+            ("user=u", "go together"),
+            ("sasl=plain&user=u&password_file=/nowhere/secret", "/nowhere/secret"),
+            ("sasl=oauthbearer", "sasl"),
+            ("tls=yes", "tls"),
+            ("ca_file=/ca.pem", "ca_file is for tls=true"),
+            ("tls=false&key_file=/key.pem", "key_file is for tls=true"),
+            ("password=secret", "no parameter password"),
+        ] {
+            let error = told(parameters).unwrap_err().to_string();
+            assert!(error.contains(named), "{parameters}: {error}");
+        }
+        let over_tls = Settings::from_url(LogUrl::parse("kafka://a:1/t?tls=true").unwrap());
+        assert_eq!(over_tls.is_ok(), cfg!(feature = "kafka-tls"));
+        if let Err(error) = over_tls {
+            assert!(error.to_string().contains("kafka-tls"), "{error}");
+        }
+    }
 }

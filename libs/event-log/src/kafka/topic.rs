@@ -2,29 +2,68 @@
 
 use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication},
     client::ClientContext,
-    error::RDKafkaErrorCode,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    error::{KafkaError, RDKafkaErrorCode},
+    metadata::Metadata,
 };
 use tokio::time::Instant;
 
-use super::{OPEN_WAIT, REQUEST_WAIT, ask, away, blocking, refused, settings::Settings, stats::Quiet};
+use super::{
+    OPEN_WAIT, REQUEST_WAIT, ask, away, blocking, refused,
+    settings::Settings,
+    stats::{self, Quiet},
+};
 use crate::LogError;
+
+/// How long a broker may take to let us in before it is asked again, or a login is seen to be refused.
+const LOGIN_WAIT: Duration = Duration::from_secs(3);
+
+/// How many events of a client are heard for the reason of a failure, and how long each is waited for.
+const EVENTS_MAX: usize = 20;
+const EVENT_WAIT: Duration = Duration::from_millis(20);
 
 /// How often a broker is asked again for a topic that is new.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// Whose login is refused is told so.
+#[derive(Default)]
+struct Arriving {
+    refused: Mutex<Option<String>>,
+}
+
+impl ClientContext for Arriving {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        stats::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Authentication) {
+            *self.refused.lock() = Some(reason.to_owned());
+        }
+        stats::tell(&error, reason);
+    }
+}
+
+impl ConsumerContext for Arriving {}
 
 /// The cluster's id, and how many partitions the topic has.
 pub(crate) async fn prepare(settings: &Settings, config: &ClientConfig) -> Result<(String, u32), LogError> {
     let admin: AdminClient<Quiet> = config.create_with_context(Quiet).map_err(|error| refused(&error))?;
     let admin = Arc::new(admin);
-    let partitions = match (partitions(&admin, &settings.topic).await?, settings.partitions) {
+    let arriving: BaseConsumer<Arriving> =
+        config.create_with_context(Arriving::default()).map_err(|error| refused(&error))?;
+    let arriving = Arc::new(arriving);
+    let partitions = match (partitions(&arriving, &settings.topic).await?, settings.partitions) {
         (Some(there), _) => there,
         (None, Some(asked)) => {
             make(&admin, settings, asked).await?;
-            known(&admin, &settings.topic).await?
+            known(&arriving, &settings.topic).await?
         }
         (None, None) => {
             return Err(LogError::Url(format!(
@@ -44,13 +83,11 @@ pub(crate) async fn prepare(settings: &Settings, config: &ClientConfig) -> Resul
     Ok((cluster, partitions))
 }
 
-async fn partitions<C: ClientContext + 'static>(
-    admin: &Arc<AdminClient<C>>,
-    topic: &str,
-) -> Result<Option<u32>, LogError> {
-    let (admin, name) = (Arc::clone(admin), topic.to_owned());
+async fn partitions(arriving: &Arc<BaseConsumer<Arriving>>, topic: &str) -> Result<Option<u32>, LogError> {
+    let (arriving, name) = (Arc::clone(arriving), topic.to_owned());
     blocking(move || {
-        let metadata = ask(OPEN_WAIT, || admin.inner().fetch_metadata(Some(&name), REQUEST_WAIT))?;
+        let metadata = ask(OPEN_WAIT, || let_in(&arriving, &name))?
+            .map_err(|reason| LogError::Unavailable(format!("kafka: the login is refused: {reason}")))?;
         let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else {
             return Ok(None);
         };
@@ -61,6 +98,23 @@ async fn partitions<C: ClientContext + 'static>(
         }
     })
     .await
+}
+
+/// What is known of the topic, or why nothing is told to this login.
+fn let_in(arriving: &BaseConsumer<Arriving>, topic: &str) -> Result<Result<Metadata, String>, KafkaError> {
+    let answer = arriving.fetch_metadata(Some(topic), LOGIN_WAIT);
+    // Errors are told while it is polled, behind what else there is to tell.
+    for _ in 0..EVENTS_MAX {
+        if answer.is_ok() || arriving.context().refused.lock().is_some() {
+            break;
+        }
+        drop(arriving.poll(EVENT_WAIT));
+    }
+    match (answer, arriving.context().refused.lock().take()) {
+        (Ok(metadata), _) => Ok(Ok(metadata)),
+        (Err(_), Some(reason)) => Ok(Err(reason)),
+        (Err(error), None) => Err(error),
+    }
 }
 
 async fn make<C: ClientContext>(
@@ -92,13 +146,10 @@ async fn make<C: ClientContext>(
 }
 
 /// How many partitions a topic has that was made just now, by us or by another process.
-async fn known<C: ClientContext + 'static>(
-    admin: &Arc<AdminClient<C>>,
-    topic: &str,
-) -> Result<u32, LogError> {
+async fn known(arriving: &Arc<BaseConsumer<Arriving>>, topic: &str) -> Result<u32, LogError> {
     let until = Instant::now() + REQUEST_WAIT;
     loop {
-        match partitions(admin, topic).await? {
+        match partitions(arriving, topic).await? {
             Some(partitions) => return Ok(partitions),
             None if Instant::now() > until => {
                 return Err(LogError::Unavailable(format!("kafka: topic {topic} was made and is not there")));

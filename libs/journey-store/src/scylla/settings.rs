@@ -2,10 +2,6 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject},
-};
 use scylla::client::session::TlsContext;
 
 use crate::StoreError;
@@ -108,23 +104,7 @@ impl Settings {
     /// How connections are encrypted.
     pub(crate) fn tls_context(&self) -> Result<Option<TlsContext>, StoreError> {
         let Some(path) = &self.tls_ca else { return Ok(None) };
-        let unusable =
-            |error: &dyn std::fmt::Display| StoreError::Url(format!("{}: {error}", path.display()));
-        let mut roots = RootCertStore::empty();
-        let certificates = CertificateDer::pem_file_iter(path).map_err(|error| unusable(&error))?;
-        for certificate in certificates {
-            let certificate = certificate.map_err(|error| unusable(&error))?;
-            roots.add(certificate).map_err(|error| unusable(&error))?;
-        }
-        if roots.is_empty() {
-            return Err(unusable(&"holds no certificate"));
-        }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| unusable(&error))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let config = tls::client(path).map_err(|error| StoreError::Url(format!("tls_ca {error}")))?;
         Ok(Some(TlsContext::from(Arc::new(config))))
     }
 }

@@ -4,7 +4,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use journey_store::{Generation, Incoming, Plan, Position, StoreError, Stores, open};
 use scylla::client::session_builder::SessionBuilder;
-use testkit::{cassandra::CqlServer, process::eventually};
+use testkit::{
+    cassandra::{Cassandra, CqlServer},
+    process::eventually,
+    tls::{CERTIFICATE, OTHER_CERTIFICATE},
+};
 use tokio::sync::{OnceCell, RwLock, RwLockReadGuard};
 
 use crate::{
@@ -311,5 +315,32 @@ async fn cql_a_damaged_value_is_never_served() {
         session.query_unpaged(put, (&key, bucket, &at, damaged)).await.unwrap();
         let page = stores.journeys.page(TENANT, identity("d:1"), None, 10).await;
         assert!(matches!(page, Err(StoreError::Corrupt(_))), "bit {bit}: {page:?}");
+    }
+}
+
+/// TLS and a password, of a server that asks for both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cql_a_server_over_tls_with_a_password_is_used_by_those_who_know_it() {
+    let server = Cassandra::start_guarded().await;
+    let opened = async |password: &str, ca: &str| {
+        let login = format!("user=cassandra&password={password}&tls_ca={ca}");
+        let url = format!("scylla://{}/guarded?replicas=1&timeout_millis=90000&{login}", server.address());
+        open(&url).await
+    };
+    // The server makes its first user a moment after it listens.
+    eventually("the first user is there", async || opened("cassandra", CERTIFICATE).await.is_ok()).await;
+    let stores = opened("cassandra", CERTIFICATE).await.unwrap();
+    stores.outbox.reset(Generation { log: 1, id: 2 }).await.unwrap();
+    assert_eq!(stores.outbox.generation().await.unwrap(), Some(Generation { log: 1, id: 2 }));
+    for (password, ca, says) in
+        [("wr%6Fng", CERTIFICATE, "password"), ("cassandra", OTHER_CERTIFICATE, "certificate")]
+    {
+        let error = opened(password, ca).await.err().unwrap();
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+        let error = error.to_string();
+        assert!(
+            error.contains("journey store") && error.contains(says) && !error.contains("wrong"),
+            "{error}"
+        );
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpStream;
 
-use crate::{ports, process::eventually};
+use crate::{ports, process::eventually, tls};
 
 /// Names a CQL server that runs already, with its parameters and without a keyspace: `scylla://host:9042?user=…`.
 pub const URL_VARIABLE: &str = "SCYLLA_URL";
@@ -83,6 +83,19 @@ impl Cassandra {
     /// # Panics
     /// It cannot be installed or started.
     pub async fn start() -> Self {
+        Self::with("AllowAllAuthenticator", false).await
+    }
+
+    /// Takes those alone who have a password, first of all `cassandra` with the password `cassandra`, over TLS with
+    /// [`tls::CERTIFICATE`].
+    ///
+    /// # Panics
+    /// It cannot be installed or started.
+    pub async fn start_guarded() -> Self {
+        Self::with("PasswordAuthenticator", true).await
+    }
+
+    async fn with(authenticator: &str, over_tls: bool) -> Self {
         let program = install();
         let folder = tempfile::Builder::new().prefix("cassandra-").tempdir();
         let folder = folder.expect("a temporary folder").keep();
@@ -92,7 +105,10 @@ impl Cassandra {
             .replace("@FOLDER@", &folder.display().to_string())
             .replace("@PORT@", &port.to_string())
             .replace("@STORAGE_PORT@", &storage.to_string())
-            .replace("@STORAGE_TLS_PORT@", &storage_tls.to_string());
+            .replace("@STORAGE_TLS_PORT@", &storage_tls.to_string())
+            .replace("@AUTHENTICATOR@", authenticator)
+            .replace("@TLS@", &over_tls.to_string());
+        tls::write_key_store(&folder.join("server.pem"));
         for (name, text) in [
             ("cassandra.yaml", yaml.as_str()),
             ("logback.xml", include_str!("logback.xml")),

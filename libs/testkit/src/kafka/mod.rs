@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
-use crate::{ports, process::eventually};
+use crate::{ports, process::eventually, tls};
 
 /// Names a cluster that runs already, with its parameters and without a topic: `kafka://host:9092?replication=1`.
 pub const URL_VARIABLE: &str = "KAFKA_URL";
@@ -19,6 +19,11 @@ pub const URL_VARIABLE: &str = "KAFKA_URL";
 /// Ids of the brokers' folders and of the cluster: any that are not reserved.
 const FOLDERS: [&str; 3] = ["3Db5QLSqSZieL3rJBUUegA", "5Ej7QLSqSZieL3rJBUUegA", "7Ft9QLSqSZieL3rJBUUegA"];
 const CLUSTER: &str = "MkU3OEVBNTcwNTJENDM2Qk";
+
+/// Who may log in at [`Cluster::login`] and [`Cluster::tls`].
+pub const USER: &str = "attribution";
+/// The user's password.
+pub const PASSWORD: &str = "a-password-of-tests";
 
 // The broker is a child of the shell, so that it is gone, and its folder too, even when the tests are killed.
 const GUARD: &str = r#"folder=$1; shift; "$@" </dev/null >>"$folder/log" 2>&1 & echo $!; read -r word; kill -9 $! 2>/dev/null; wait
@@ -43,6 +48,8 @@ pub struct Cluster {
 struct Broker {
     folder: PathBuf,
     port: u16,
+    login_port: u16,
+    tls_port: u16,
     running: Option<Running>,
 }
 
@@ -91,22 +98,28 @@ impl Cluster {
         let logging = tempfile::tempdir().expect("a temporary folder");
         let log4j = logging.path().join("log4j2.properties");
         fs::write(&log4j, include_str!("log4j2.properties")).expect("a writable folder");
-        let ports: [u16; 2 * FOLDERS.len()] = ports::free();
-        let (ports, controllers) = ports[..2 * brokers].split_at(brokers);
-        let addresses: Vec<String> = controllers.iter().map(|port| format!("127.0.0.1:{port}")).collect();
-        let brokers = (1..).zip(ports.iter().zip(controllers)).map(|(node, (port, controller))| {
+        let ports: [u16; 4 * FOLDERS.len()] = ports::free();
+        let ports = || ports.chunks_exact(4).take(brokers);
+        let addresses: Vec<String> = ports().map(|ports| format!("127.0.0.1:{}", ports[3])).collect();
+        let brokers = (1..).zip(ports()).map(|(node, ports)| {
+            let [port, login_port, tls_port, controller] = [0, 1, 2, 3].map(|at| ports[at]);
             let folder = tempfile::Builder::new().prefix("kafka-").tempdir();
             let folder = folder.expect("a temporary folder").keep();
             let properties = include_str!("server.properties")
                 .replace("@NODE@", &node.to_string())
                 .replace("@PORT@", &port.to_string())
+                .replace("@LOGIN_PORT@", &login_port.to_string())
+                .replace("@TLS_PORT@", &tls_port.to_string())
+                .replace("@USER@", USER)
+                .replace("@PASSWORD@", PASSWORD)
                 .replace("@CONTROLLER_PORT@", &controller.to_string())
                 .replace("@CONTROLLERS@", &addresses.join(","))
                 .replace("@FOLDER@", &folder.display().to_string())
                 .replace("@REPLICAS@", &brokers.to_string())
                 .replace("@IN_SYNC@", &brokers.div_ceil(2).to_string());
             fs::write(folder.join("server.properties"), properties).expect("a writable folder");
-            Broker { folder, port: *port, running: None }
+            tls::write_key_store(&folder.join("server.pem"));
+            Broker { folder, port, login_port, tls_port, running: None }
         });
         let mut cluster = Self { program, brokers: brokers.collect(), _logging: logging, logging: log4j };
         cluster.format(&addresses);
@@ -132,6 +145,7 @@ impl Cluster {
                 self.java("-Xmx128m")
                     .args(["kafka.tools.StorageTool", "format", "-t", CLUSTER])
                     .args(["--initial-controllers", &voters.join(",")])
+                    .args(["--add-scram", &format!("SCRAM-SHA-512=[name={USER},password={PASSWORD}]")])
                     .arg("-c")
                     .arg(broker.folder.join("server.properties"))
                     .stdin(Stdio::null())
@@ -175,6 +189,16 @@ impl Cluster {
     /// Where a broker listens; the first is 0.
     pub fn address(&self, broker: usize) -> String {
         format!("127.0.0.1:{}", self.brokers[broker].port)
+    }
+
+    /// Where the first broker listens for those who log in by `PLAIN`, without TLS.
+    pub fn login(&self) -> String {
+        format!("127.0.0.1:{}", self.brokers[0].login_port)
+    }
+
+    /// Where the first broker listens for those who log in by `SCRAM-SHA-512`, over TLS with [`tls::CERTIFICATE`].
+    pub fn tls(&self) -> String {
+        format!("localhost:{}", self.brokers[0].tls_port)
     }
 
     /// Kills a broker, as `kill -9` does, and waits for its end.

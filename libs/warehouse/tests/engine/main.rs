@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod by_hand;
+mod cluster;
 mod oracle;
 mod random;
 mod resume;
@@ -16,6 +17,15 @@ use std::{ffi::OsString, future::Future, pin::Pin, time::Duration};
 use warehouse::{Config, Warehouse};
 
 const ENGINE: &str = "warehouse-engine";
+/// Two shards of one server each, as a configuration of ClickHouse.
+const CLUSTER: &str = "<clickhouse>
+    <zookeeper><implementation>testkeeper</implementation></zookeeper>
+    <macros><shard>1</shard><replica>1</replica></macros>
+    <remote_servers><main>
+        <shard><replica><host>127.0.0.1</host><port>9000</port></replica></shard>
+        <shard><replica><host>127.0.0.2</host><port>9000</port></replica></shard>
+    </main></remote_servers>
+</clickhouse>";
 const START_SECONDS_MAX: u64 = 60;
 
 /// An engine, and where it is.
@@ -35,6 +45,8 @@ macro_rules! tests {
 fn main() {
     let argument = std::env::args().nth(1);
     if argument.as_deref() == Some(ENGINE) {
+        // The engine reads `config.xml` of the folder that it starts in.
+        std::env::set_current_dir(std::env::args().nth(2).unwrap()).unwrap();
         chdb::child::main().unwrap();
         return;
     }
@@ -58,6 +70,12 @@ fn main() {
         resume::an_insert_of_the_largest_batch_is_one_part,
         resume::an_unreachable_warehouse_is_unavailable,
         random::reports_equal_the_plain_model,
+        cluster::a_partition_is_on_its_shard_and_reports_read_all,
+        cluster::an_insert_whose_answer_is_lost_counts_once,
+        cluster::reports_over_two_shards_equal_the_plain_model,
+        cluster::the_engine_takes_replicated_tables_and_those_over_all_shards,
+        cluster::a_cluster_that_is_not_there_is_named,
+        cluster::it_is_reached_over_tls_by_those_who_may,
     ];
     let chosen = |name: &str| {
         argument.as_deref().is_none_or(|wanted| wanted.starts_with('-') || name.contains(wanted))
@@ -66,7 +84,10 @@ fn main() {
     runtime.block_on(async {
         let folder = tempfile::tempdir().unwrap();
         let program: OsString = std::env::current_exe().unwrap().into();
-        let options = chdb::Options::new(folder.path(), vec![program, ENGINE.into()]);
+        let configuration = tempfile::tempdir().unwrap();
+        std::fs::write(configuration.path().join("config.xml"), CLUSTER).unwrap();
+        let command = vec![program, ENGINE.into(), configuration.path().into()];
+        let options = chdb::Options::new(folder.path(), command);
         let supervisor = chdb::Supervisor::start(options).unwrap();
         supervisor.wait_ready(Duration::from_secs(START_SECONDS_MAX)).await.unwrap();
         for (name, test) in tests.iter().filter(|(name, _)| chosen(name)) {

@@ -24,7 +24,7 @@ struct Count {
     rows: u64,
 }
 
-async fn count(engine: &Engine, database: &str, what: &str) -> u64 {
+pub(crate) async fn count(engine: &Engine, database: &str, what: &str) -> u64 {
     let sql = format!("SELECT count() AS rows FROM {what}");
     engine.client(database).query(&sql).fetch_one::<Count>().await.unwrap().rows
 }
@@ -71,7 +71,7 @@ pub(crate) async fn generations_empty_everything(engine: Engine) {
 }
 
 // Conversions and touches 20 days apart, one of each a month or more, and identities.
-fn history(moments: i64) -> Facts {
+pub(crate) fn history(moments: i64) -> Facts {
     let mut facts = Facts::default();
     for n in 0..moments {
         let time = Y2K + n * 20 * DAY;
