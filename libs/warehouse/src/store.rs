@@ -91,6 +91,20 @@ impl Warehouse {
         Ok(insert.end().await?)
     }
 
+    /// Takes back what a partition of the log wrote after a batch, which is then its last one again. Tried again from its
+    /// beginning, it ends the same.
+    pub async fn cut(&self, last: Progress) -> Result<(), Error> {
+        // Progress goes last: as long as it says that there is more, this is tried again.
+        for table in ["touches", "conversions", "identities", "progress"] {
+            let sql = format!(
+                "ALTER TABLE {table} DELETE WHERE part = ? AND batch > ? SETTINGS mutations_sync = 2"
+            );
+            self.client.query(&sql).bind(last.partition).bind(last.batch).execute().await?;
+        }
+        // The engine keeps the newest row of a partition alone, so the one of this batch may be gone.
+        self.write_progress(last).await
+    }
+
     /// The last finished batch of every partition that has one, by partition.
     pub async fn progress(&self) -> Result<Vec<Progress>, Error> {
         let sql = "SELECT part, max(p.batch) AS batch, argMax(p.to_offset, p.batch) AS to_offset, \

@@ -138,7 +138,7 @@ impl Warehouse {
         facts: &Facts,
         [touches, conversions, identities]: [&Counts; 3],
     ) -> Result<(), Error> {
-        let Progress { partition: part, batch, to: to_offset, time_micros: time } = progress;
+        let Progress { partition: part, batch, .. } = progress;
         for chunk in chunks(&facts.identities, identities, |_| None, |_| 0)? {
             let rows: Vec<_> = chunk.into_iter().map(|fact| identity_row(fact, part, batch)).collect();
             send(self.insert::<IdentityRow<'static>>("identities").await?, rows).await?;
@@ -156,10 +156,15 @@ impl Warehouse {
             fail_point!("warehouse::after_conversions");
         }
         fail_point!("warehouse::before_progress");
-        let done = ProgressRow { part, batch, to_offset, time };
-        send(self.insert::<ProgressRow>("progress").await?, [done]).await?;
+        self.write_progress(progress).await?;
         fail_point!("warehouse::after_progress");
         Ok(())
+    }
+
+    pub(crate) async fn write_progress(&self, progress: Progress) -> Result<(), Error> {
+        let Progress { partition: part, batch, to: to_offset, time_micros: time } = progress;
+        let done = ProgressRow { part, batch, to_offset, time };
+        send(self.insert::<ProgressRow>("progress").await?, [done]).await
     }
 
     async fn insert<T: Row>(&self, table: &str) -> Result<Insert<T>, Error> {
