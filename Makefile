@@ -104,9 +104,18 @@ check-deploy-full: ## The same after building a Kubernetes API server and istioc
 	scripts/check-deploy.sh full
 
 .PHONY: drill
-drill: chdb ## Lose the data of a process under load and get them back; prints how long it took and what was lost
+drill: drill-process drill-cluster ## Lose data under load and get them back, of a process and of a cluster; prints the time it took and what was lost
+
+.PHONY: drill-process
+drill-process: chdb
 	cargo build --release --locked -p attribution-cli
 	ops/drill.py --program $${CARGO_TARGET_DIR:-target}/release/attribution
+
+# Over real Kafka, CQL, Redis and ClickHouse; it is part of `test` with fewer persons.
+.PHONY: drill-cluster
+drill-cluster: chdb
+	cargo build --locked -p ingestion -p attribution-service -p query-api
+	DRILL_PERSONS=$(or $(DRILL_PERSONS),500) cargo test --locked -p attribution-cli --test drill -- --nocapture
 
 ##@ Models
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Moves a lost region into an empty cluster of another one: restores what was copied, checks it, and only then moves the name.
+# Moves a lost region's name to a new cluster of another one, once that serves. It begins without history (docs/runbooks.md).
 #
 #   CLOUDFLARE_ZONE=... CLOUDFLARE_RECORD=... CLOUDFLARE_TOKEN=... \
-#     ops/failover.sh --from us-east-1 --context CONTEXT --bucket BUCKET --name api.example.com [--go] [--although-it-answers]
+#     ops/failover.sh --from us-east-1 --context CONTEXT --name api.example.com [--go] [--although-it-answers]
 #
 # Without --go nothing changes. It refuses while the old region answers: two regions must never write for one tenant.
 set -euo pipefail
@@ -16,15 +16,13 @@ while [ $# -gt 0 ]; do
   case $1 in
     --from) from=${2:?}; shift 2 ;;
     --context) context=${2:?}; shift 2 ;;
-    --bucket) bucket=${2:?}; shift 2 ;;
     --name) name=${2:?}; shift 2 ;;
     --go) go=true; shift ;;
     --although-it-answers) although=true; shift ;;
     *) usage_error "unknown: $1" ;;
   esac
 done
-[ -n "$from" ] && [ -n "$context" ] && [ -n "$bucket" ] && [ -n "$name" ] || usage_error "give --from, --context, --bucket and --name"
-[ "$bucket" != "attribution-backups-$from" ] || usage_error "the bucket of $from is lost with it; give that of the copies"
+[ -n "$from" ] && [ -n "$context" ] && [ -n "$name" ] || usage_error "give --from, --context and --name"
 
 step "$from does not answer"
 if curl --silent --fail --max-time 10 --output /dev/null "https://$name/openapi.json"; then
@@ -35,11 +33,6 @@ step "the address of $context"
 address=$(kube -n edge get service edge -o jsonpath='{.status.loadBalancer.ingress[0].hostname}')
 [ -n "$address" ] || fail "the load balancer of $context has no address"
 echo "$address"
-
-step "the copies of $from in $bucket"
-restore=("$(dirname "$0")/restore.sh" --context "$context" --bucket "$bucket" --of "$from")
-if $go; then restore+=(--go); fi
-"${restore[@]}"
 
 if $go; then
   step "check before anybody is sent there"

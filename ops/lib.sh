@@ -4,7 +4,7 @@
 # Without --go nothing is changed: each step is printed with what it would run.
 go=false
 context=
-# The bucket of backups, and the region that wrote them: a bucket also holds the copies of another region's.
+# The bucket of backups, and the region that wrote them.
 bucket=
 of=
 
@@ -55,15 +55,24 @@ journey_backups() {
     sed 's/sm_\(....\)\(..\)\(..\)\(..\)\(..\)..UTC/\1-\2-\3T\4:\5 &/'
 }
 
-# newest_pair BEFORE: "WAREHOUSE JOURNEYS", the newest backup of the journey store before that moment, and the newest of
-# the warehouse before it: a restored warehouse must not be ahead of its journey store.
+# newest_pair BEFORE: "WAREHOUSE JOURNEYS", the newest backup of the warehouse before that moment, and the newest of the
+# journey store before it: what a restored warehouse has too much is taken back, what it lacks nobody could make again.
 newest_pair() {
   local journeys at warehouse_name
-  read -r at journeys < <(journey_backups | awk -v before="$1" '$1 < before' | tail -1) || true
-  [ -n "${journeys:-}" ] || fail "no backup of the journey store before $1 in $bucket"
-  read -r _ warehouse_name < <(warehouse_backups | awk -v before="$at" '$1 < before' | tail -1) || true
-  [ -n "${warehouse_name:-}" ] || fail "no backup of the warehouse before $at in $bucket"
+  read -r _ warehouse_name < <(warehouse_backups | awk -v before="$1" '$1 < before' | tail -1) || true
+  [ -n "${warehouse_name:-}" ] || fail "no backup of the warehouse before $1 in $bucket"
+  at=$(begun "$warehouse_name")
+  read -r _ journeys < <(journey_backups | awk -v before="$at" '$1 < before' | tail -1) || true
+  [ -n "${journeys:-}" ] || fail "no backup of the journey store before $at in $bucket"
   echo "$warehouse_name $journeys"
+}
+
+# begun NAME: when a backup of the warehouse began, as its name says; the first of a day is named by the day alone.
+begun() {
+  case $1 in
+    */whole) echo "${1%/whole}T00:00" ;;
+    *) local name=${1##*/}; echo "${name%??}:${name: -2}" ;;
+  esac
 }
 
 pause_attribution() { change kube -n processing annotate --overwrite scaledobject attribution-engine autoscaling.keda.sh/paused-replicas=0; }

@@ -4,8 +4,8 @@
 #   ops/restore.sh --context CONTEXT --bucket BUCKET --of REGION [--before 2026-11-25T10:00] [--go]
 #
 # Without --go it finds the pair and prints what it would do. A second run does the same again.
-# It refuses a cluster whose warehouse holds anything, unless it is told --over-what-is-there: a region has one cluster, and
-# another region's data must not take the place of its own.
+# It refuses a cluster whose warehouse holds anything, unless it is told --over-what-is-there; and another region's backups,
+# always: positions in a journey store are those of its own region's log, and attribution empties a store of another one.
 set -euo pipefail
 # shellcheck source=ops/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -25,6 +25,10 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$context" ] || usage_error "give --context"
 [ -n "$bucket" ] && [ -n "$of" ] || usage_error "give --bucket and --of"
+case $bucket in
+  "attribution-backups-$of" | "attribution-backups-$of"-*) ;;
+  *) usage_error "$bucket is not the bucket of $of: stores of another log cannot be gone on with" ;;
+esac
 [[ $before =~ ^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}$ ]] || usage_error "--before is such as 2026-11-25T10:00, UTC"
 
 step "the pair"
@@ -50,14 +54,16 @@ else
 fi
 
 step "the warehouse"
-region=${bucket#attribution-backups-}
-url="https://$bucket.s3.$region.amazonaws.com/clickhouse/$of/$from_warehouse"
+url="https://$bucket.s3.$of.amazonaws.com/clickhouse/$of/$from_warehouse"
 change warehouse "DROP DATABASE IF EXISTS attribution ON CLUSTER 'main' SYNC"
 change warehouse "RESTORE DATABASE attribution ON CLUSTER 'main' FROM S3('$url')"
+for table in touches conversions identities; do
+  change warehouse "$(sed "s/TABLE$/$table/; /^--/d" "$(dirname "$0")/whole-batches.sql")"
+done
 
 step "the journey store is whole"
 if $go; then wait_for_task "$task"; fi
 
-step "attribution goes on where the restored stores stopped"
+step "attribution goes on where the restored journey store stopped"
 resume_attribution
 change kube -n processing wait --for=condition=Ready pod -l app.kubernetes.io/name=attribution-engine --timeout=600s

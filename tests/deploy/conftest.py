@@ -56,9 +56,18 @@ def bad(request):
 
 
 @pytest.fixture
-def attribution():
-    """The real process; `make test` has built it."""
-    program = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/attribution"
-    if not program.exists():
-        pytest.skip(f"there is no {program}: cargo build -p attribution-cli")
-    return program
+def program():
+    """A program by its name; `make test` has built all of them."""
+
+    def path(name):
+        built = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug" / name
+        if not built.exists():
+            pytest.skip(f"there is no {built}: cargo build -p attribution-cli -p ingestion -p attribution-service -p query-api -p ml-gateway")
+        return built
+
+    return path
+
+
+@pytest.fixture
+def attribution(program):
+    return program("attribution")

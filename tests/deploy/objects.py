@@ -83,6 +83,22 @@ def services(objects):
     return out
 
 
+def environment(objects, deployment):
+    """Variables of a Deployment's container with their values: its own, of its ConfigMaps and of its Secrets' templates."""
+    ns, out = namespace(deployment), {}
+    for container in containers(deployment):
+        for source in container.get("envFrom", []):
+            for o in named(objects, "ConfigMap"):
+                if namespace(o) == ns and o["metadata"]["name"] == source.get("configMapRef", {}).get("name"):
+                    out |= o["data"]
+            for o in named(objects, "ExternalSecret"):
+                if namespace(o) == ns and o["spec"]["target"]["name"] == source.get("secretRef", {}).get("name"):
+                    out |= o["spec"]["target"]["template"]["data"]
+        # Processors and such are known to the node alone.
+        out |= {v["name"]: v.get("value", "1") for v in container.get("env", [])}
+    return out
+
+
 def strings(node):
     if isinstance(node, str):
         yield node

@@ -6,12 +6,12 @@ import subprocess
 import pytest
 from conftest import ROOT
 
-CHANGING = ("annotate", "DROP", "RESTORE DATABASE", "sctool restore", "PATCH")
+CHANGING = ("annotate", "DROP", "RESTORE DATABASE", "ALTER TABLE", "sctool restore", "PATCH")
 
 KUBECTL = r"""#!/bin/bash
 echo "kubectl $*" >> "$CALLS"
 case "$*" in
-  *"backup list"*) printf '%s\n' "- sm_20261125091002UTC" "- sm_20261125094002UTC" "- sm_20261125101002UTC" ;;
+  *"backup list"*) printf '%s\n' "- sm_20261125090002UTC" "- sm_20261125092002UTC" "- sm_20261125094002UTC" "- sm_20261125100002UTC" ;;
   *"sctool restore"*) echo "restore/7ddaa89e-d6ae-4292-8d6b-1ab8fa13d39b" ;;
   *"sctool progress"*"restore/7ddaa89e-d6ae-4292-8d6b-1ab8fa13d39b"*) printf 'Run:\t\tx\nStatus:\t\t%s\n' "${RESTORED:-DONE}" ;;
   *"sum(total_rows)"*) echo "${ROWS:-0}" ;;
@@ -22,8 +22,8 @@ esac
 """
 AWS = r"""#!/bin/bash
 echo "aws $*" >> "$CALLS"
-for at in 00:00 09:00 09:30 10:00; do
-  name=2026-11-25/2026-11-25T${at/:/}; [ $at = 00:00 ] && name=2026-11-25/whole
+for at in 00:05 09:05 09:25 09:45; do
+  name=2026-11-25/2026-11-25T${at/:/}; [ $at = 00:05 ] && name=2026-11-25/whole
   echo "2026-11-25 $at:31       1234 clickhouse/us-east-1/$name/.backup"
   echo "2026-11-25 $at:30       9999 clickhouse/us-east-1/$name/data/x.bin"
 done
@@ -51,24 +51,26 @@ def run(tmp_path):
     return go
 
 
-HERE = ["--context", "c", "--bucket", "attribution-backups-eu-west-1"]
-RESTORE = [*HERE, "--of", "us-east-1"]
-FAILOVER = [*HERE, "--from", "us-east-1", "--name", "api.example.com"]
+RESTORE = ["--context", "c", "--bucket", "attribution-backups-us-east-1", "--of", "us-east-1"]
+FAILOVER = ["--context", "c", "--from", "us-east-1", "--name", "api.example.com"]
 
 
-def test_the_pair_is_the_newest_whose_warehouse_is_older(run):
+def test_the_pair_is_the_newest_whose_journey_store_is_older(run):
     said, changed = run("restore.sh", *RESTORE, "--before", "2026-11-25T10:00")
     assert said.returncode == 0, said.stderr
-    assert "warehouse 2026-11-25/2026-11-25T0930, journey store sm_20261125094002UTC" in said.stdout
+    assert "warehouse 2026-11-25/2026-11-25T0945, journey store sm_20261125094002UTC" in said.stdout
     assert changed == []
+    said, _ = run("restore.sh", *RESTORE, "--before", "2026-11-25T09:45")
+    assert "warehouse 2026-11-25/2026-11-25T0925, journey store sm_20261125092002UTC" in said.stdout
 
 
 def test_go_does_what_was_printed(run):
     said, changed = run("restore.sh", *RESTORE, "--before", "2026-11-25T10:00", "--go")
     assert said.returncode == 0, said.stderr
-    assert [next(w for w in CHANGING if w in c) for c in changed] == ["annotate", "sctool restore", "DROP", "RESTORE DATABASE", "annotate"]
+    assert [next(w for w in CHANGING if w in c) for c in changed] == ["annotate", "sctool restore", "DROP", "RESTORE DATABASE", *["ALTER TABLE"] * 3, "annotate"]
     assert all(c.startswith("kubectl --context c ") for c in changed)
-    assert "clickhouse/us-east-1/2026-11-25/2026-11-25T0930" in changed[3]
+    assert "clickhouse/us-east-1/2026-11-25/2026-11-25T0945" in changed[3]
+    assert [c.split("attribution.")[1] for c in changed[4:7]] == ["touches", "conversions", "identities"]
 
 
 def test_attribution_does_not_go_on_over_half_a_journey_store(run):
@@ -87,7 +89,19 @@ def test_a_cluster_that_holds_data_is_refused(run):
     said, changed = run("restore.sh", *RESTORE, "--before", "2026-11-25T10:00", "--go", ROWS="7")
     assert said.returncode != 0 and "holds rows" in said.stderr and changed == []
     said, changed = run("restore.sh", *RESTORE, "--before", "2026-11-25T10:00", "--go", "--over-what-is-there", ROWS="7")
-    assert said.returncode == 0 and len(changed) == 5
+    assert said.returncode == 0 and len(changed) == 8
+
+
+def test_stores_of_another_regions_log_are_refused(run):
+    said, changed = run("restore.sh", "--context", "c", "--bucket", "attribution-backups-eu-west-1", "--of", "us-east-1", "--go")
+    assert said.returncode == 2 and "another log" in said.stderr and changed == []
+
+
+def test_staging_has_a_bucket_of_its_own(run):
+    bucket = "attribution-backups-us-east-1-staging"
+    said, changed = run("restore.sh", "--context", "c", "--bucket", bucket, "--of", "us-east-1", "--before", "2026-11-25T10:00", "--go")
+    assert said.returncode == 0, said.stderr
+    assert f"https://{bucket}.s3.us-east-1.amazonaws.com/clickhouse/us-east-1/2026-11-25/2026-11-25T0945" in changed[3]
 
 
 def test_a_region_that_answers_is_not_failed_over(run):
@@ -105,7 +119,7 @@ def test_the_name_moves_last_and_only_when_all_is_well(run):
     cloudflare = {"CLOUDFLARE_ZONE": "z", "CLOUDFLARE_RECORD": "r", "CLOUDFLARE_TOKEN": "t"}
     said, changed = run("failover.sh", *FAILOVER, "--go", **cloudflare)
     assert said.returncode == 0, said.stderr
-    assert "PATCH" in changed[-1] and "lb.example" in changed[-1]
+    assert len(changed) == 1 and "PATCH" in changed[-1] and "lb.example" in changed[-1]
     said, changed = run("failover.sh", *FAILOVER, "--go", BEHIND="4000", **cloudflare)
     assert said.returncode != 0 and "4000 s behind" in said.stderr
     assert not any("PATCH" in c for c in changed)

@@ -266,6 +266,8 @@ def grpc(address, method, key, folder):
 
 
 UNAUTHENTICATED = 16
+# {"alg":"none"}.{"sub":"admin"}: nobody here issues or reads these.
+JWT = {"authorization": "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiJ9."}
 # Done, not understood, not found: said by the service behind the key.
 ANSWERED = {0, 3, 5}
 
@@ -282,6 +284,7 @@ def test_both_protocols_reach_the_services_and_neither_without_a_key(patient, tm
         body = json.dumps(event).encode()
         assert post(address, body=body, **{"content-type": "application/json"}) == 401
         assert post(address, body=body, **{"content-type": "application/json"}, **bearer) == 200
+        assert post(address, body=body, **{"content-type": "application/json"}, **JWT) == 401
         assert post(address, "/v1/journeys?device_id=d", b"", "GET") == 401
         assert post(address, "/v1/journeys?device_id=d", b"", "GET", **bearer) == 200
         for method in ("ingestion.v1.IngestionService/IngestEvents", "query.v1.QueryService/RunReport", "attribution.v1.AttributionService/GetDecision"):

@@ -1,4 +1,4 @@
-"""A lost region costs at most an hour of events: interval + duration + copy to the other region; and the pair fits together.
+"""A pair of backups that is an hour old at most is always in the other region: interval + distance in the pair + duration + copy.
 
 The intervals are those of the schedules; the other two are bounds that infra/ (replication within 15 minutes) and the job
 (its deadline) keep.
@@ -41,19 +41,21 @@ def schedules(objects):
 
 
 def problems(objects):
-    found = {}
+    found = {o["kind"]: at for o, at, _ in schedules(objects)}
+    journeys = found.get("ScyllaCluster", [])
     for o, at, duration in schedules(objects):
-        found[o["kind"]] = at
-        lost = interval(at) + duration + REPLICATION_MINUTES
+        # A warehouse is of use with the journey store before it, so what counts is how old that is.
+        apart = max((b - a for a, b in zip(journeys, at)), default=0) if o["kind"] == "CronJob" else 0
+        lost = interval(at) + apart + duration + REPLICATION_MINUTES
         if lost > RECOVERY_POINT_MINUTES:
             yield f"{where(o)}: up to {lost} minutes are lost"
         if o["kind"] == "CronJob" and o["spec"]["jobTemplate"]["spec"].get("activeDeadlineSeconds", 86_400) > interval(at) * 60:
             yield f"{where(o)} may still run when the next is due"
-    warehouse, journeys = found.get("CronJob"), found.get("ScyllaCluster")
+    warehouse = found.get("CronJob")
     if not warehouse or not journeys:
         yield "warehouse and journey store are not both backed up"
-    elif any(b - a < 5 for a, b in zip(warehouse, journeys)):
-        yield "the journey store must be backed up after the warehouse, or a restored warehouse is ahead of it"
+    elif len(warehouse) != len(journeys) or any(b - a < 5 for a, b in zip(journeys, warehouse)):
+        yield "the warehouse must be backed up after the journey store, or a restored warehouse lacks what nobody can make again"
 
 
 @pytest.mark.parametrize("level", plan.LEVELS)
@@ -70,7 +72,11 @@ def test_the_recovery_point_is_met(cluster):
 
 
 def test_the_bad_is_rejected(bad):
-    assert list(problems(bad)) == [
+    seldom, before, journeys = bad
+    assert list(problems([seldom])) == [
         "CronJob databases/clickhouse-backup: up to 1465 minutes are lost",
         "warehouse and journey store are not both backed up",
+    ]
+    assert list(problems([before, journeys])) == [
+        "the warehouse must be backed up after the journey store, or a restored warehouse lacks what nobody can make again"
     ]

@@ -18,6 +18,9 @@ use crate::{
 #[derive(Clone, Default)]
 pub struct SimulatedTables(Arc<Inner>);
 
+/// What tables held at a moment.
+pub struct Backup(Tables);
+
 #[derive(Default)]
 struct Inner {
     /// As the running process sees them.
@@ -72,6 +75,18 @@ impl SimulatedTables {
         let mut state = self.0.state.lock();
         (state.durable, state.pending) = (Tables::default(), Vec::new());
         *self.0.seen.tables.write() = Tables::default();
+    }
+
+    /// A copy of what is durable, so of nothing that may never have been.
+    pub fn backup(&self) -> Backup {
+        Backup(self.0.state.lock().durable.clone())
+    }
+
+    /// Everything is as it was when it was copied.
+    pub fn restore(&self, Backup(tables): &Backup) {
+        let mut state = self.0.state.lock();
+        (state.durable, state.pending) = (tables.clone(), Vec::new());
+        *self.0.seen.tables.write() = tables.clone();
     }
 
     fn change(

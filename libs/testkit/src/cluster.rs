@@ -6,11 +6,11 @@ use chdb::Supervisor;
 use tempfile::TempDir;
 
 use crate::{
-    cassandra::CqlServer,
+    cassandra::{Cassandra, CqlServer},
     gateway::{Gateway, Upstreams},
     kafka::Kafka,
     process::{Client, Launch, Platform},
-    redis::Redis,
+    redis::{Node, Redis},
 };
 
 /// Partitions of the topic.
@@ -98,36 +98,95 @@ impl Servers {
         }
     }
 
+    /// The name of the journey store's keyspace and of the warehouse's database.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The CQL server, if it may be stopped.
+    pub fn cql(&mut self) -> Option<&mut Cassandra> {
+        self.cql.own()
+    }
+
+    /// The Redis, if it may be emptied.
+    pub fn redis(&self) -> Option<&Node> {
+        match &self.redis {
+            Redis::Own(node) => Some(node),
+            Redis::Given(_) => None,
+        }
+    }
+
+    /// Sends one statement to the warehouse.
+    ///
+    /// # Panics
+    /// It is refused.
+    pub async fn warehouse(&self, sql: &str) {
+        let endpoint = self.warehouse.endpoint();
+        let http = reqwest::Client::builder().no_proxy().build().expect("a client without TLS files");
+        let request = http.post(endpoint.url).basic_auth(endpoint.user, Some(endpoint.password));
+        let answer = request.body(sql.to_owned()).send().await.expect("the warehouse answers");
+        let status = answer.status();
+        assert!(status.is_success(), "{sql}: {status} {}", answer.text().await.unwrap_or_default());
+    }
+
+    /// The program of one service, with the variables of the stores that it has.
+    fn launch(&self, programs: &Programs, name: &str, stores: &[&str]) -> Launch {
+        let settings = self.folder.path().join("settings");
+        service::settings::init_data_dir(&settings).expect("a writable folder");
+        stores.iter().fold(Launch::service(programs.path(name), &settings), |launch, store| {
+            let url = match *store {
+                "LOG" => self.kafka.url(&self.name, PARTITIONS),
+                "JOURNEYS" => self.journeys(),
+                "CACHE" => format!("{}?prefix={}:", self.redis.url(), self.name),
+                _ => {
+                    let endpoint = self.warehouse.endpoint();
+                    let address = endpoint.url.trim_start_matches("http://");
+                    format!("http://{}:{}@{address}/{}", endpoint.user, endpoint.password, self.name)
+                }
+            };
+            launch.env(&format!("ATTRIBUTION_{store}"), url)
+        })
+    }
+
+    /// Starts the process that takes events, and waits until it is ready.
+    ///
+    /// # Panics
+    /// It ends, or is not ready in time.
+    pub async fn ingestion(&self, programs: &Programs) -> Platform {
+        self.launch(programs, "ingestion", &["LOG", "CACHE"]).ready().await
+    }
+
+    /// Starts the process that attributes them, and waits until it is ready.
+    ///
+    /// # Panics
+    /// It ends, or is not ready in time.
+    pub async fn attribution(&self, programs: &Programs) -> Platform {
+        self.launch(programs, "attribution-engine", &["LOG", "JOURNEYS", "WAREHOUSE"])
+            .env("ATTRIBUTION_PEER_KEY", PEER_KEY)
+            .ready()
+            .await
+    }
+
+    /// Starts the process that answers, and waits until it is ready.
+    ///
+    /// # Panics
+    /// It ends, or is not ready in time.
+    pub async fn query(&self, programs: &Programs, attribution: &Platform) -> Platform {
+        self.launch(programs, "query-api", &["JOURNEYS", "WAREHOUSE"])
+            .env("ATTRIBUTION_ATTRIBUTION__URL", format!("http://{}", attribution.address()))
+            .env("ATTRIBUTION_ATTRIBUTION__KEY", PEER_KEY)
+            .ready()
+            .await
+    }
+
     /// Starts a process for each service, and waits until all are ready.
     ///
     /// # Panics
     /// One ends, or is not ready in time.
     pub async fn cluster(&self, programs: &Programs) -> Cluster {
-        let settings = self.folder.path().join("settings");
-        service::settings::init_data_dir(&settings).expect("a writable folder");
-        let log = self.kafka.url(&self.name, PARTITIONS);
-        let journeys = self.journeys();
-        let cache = format!("{}?prefix={}:", self.redis.url(), self.name);
-        let endpoint = self.warehouse.endpoint();
-        let address = endpoint.url.trim_start_matches("http://");
-        let warehouse = format!("http://{}:{}@{address}/{}", endpoint.user, endpoint.password, self.name);
-        let launch = |name| Launch::service(programs.path(name), &settings);
-        let attribution = launch("attribution-engine")
-            .env("ATTRIBUTION_LOG", &log)
-            .env("ATTRIBUTION_JOURNEYS", &journeys)
-            .env("ATTRIBUTION_WAREHOUSE", &warehouse)
-            .env("ATTRIBUTION_PEER_KEY", PEER_KEY)
-            .ready()
-            .await;
-        let ingestion =
-            launch("ingestion").env("ATTRIBUTION_LOG", &log).env("ATTRIBUTION_CACHE", &cache).ready().await;
-        let query = launch("query-api")
-            .env("ATTRIBUTION_JOURNEYS", &journeys)
-            .env("ATTRIBUTION_WAREHOUSE", &warehouse)
-            .env("ATTRIBUTION_ATTRIBUTION__URL", format!("http://{}", attribution.address()))
-            .env("ATTRIBUTION_ATTRIBUTION__KEY", PEER_KEY)
-            .ready()
-            .await;
+        let attribution = self.attribution(programs).await;
+        let ingestion = self.ingestion(programs).await;
+        let query = self.query(programs, &attribution).await;
         let gateway = Gateway::start(Upstreams {
             ingestion: ingestion.address().to_owned(),
             attribution: attribution.address().to_owned(),

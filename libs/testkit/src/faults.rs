@@ -51,7 +51,7 @@ pub const MUTANTS: [&str; 8] = [
     "mutant::mark_seen_before_append",
     "mutant::read_before_write",
     "mutant::commit_before_effect",
-    "mutant::insert_without_plan",
+    "mutant::plan_after_insert",
     "mutant::drop_tenant",
 ];
 

@@ -5,7 +5,11 @@ use std::sync::Arc;
 use clickhouse::{Client, Compression, Row};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Progress, cluster::Cluster, url::Place};
+use crate::{
+    Error, Progress,
+    cluster::{Cluster, Home},
+    url::Place,
+};
 
 /// Where the warehouse is.
 #[derive(Debug, Clone)]
@@ -118,6 +122,27 @@ impl Warehouse {
         home.heard(write.await)?;
         self.remember(Some(generation));
         Ok(())
+    }
+
+    /// Takes back what a partition of the log wrote after a batch. Its progress is that of the batch then, under a number
+    /// that no batch ever had: on a cluster an INSERT under a number of before would be taken for the one of before. Tried
+    /// again from its beginning, it ends the same.
+    pub async fn cut(&self, last: Progress, unused: u64) -> Result<(), Error> {
+        let home = self.home(last.partition).await?;
+        home.heard(self.cut_at(&home, last, unused).await)
+    }
+
+    async fn cut_at(&self, home: &Home, last: Progress, unused: u64) -> Result<(), Error> {
+        for name in ["touches", "conversions", "identities"] {
+            home.settle(name).await?;
+            let table = home.table(name);
+            let sql = format!(
+                "ALTER TABLE {table} DELETE WHERE part = ? AND batch > ? SETTINGS mutations_sync = 2"
+            );
+            home.client.query(&sql).bind(last.partition).bind(last.batch).execute().await?;
+        }
+        // As long as it says that there is more, this is tried again.
+        self.write_progress(home, Progress { batch: unused, ..last }).await
     }
 
     /// The last finished batch of every partition that has one, by partition.

@@ -163,7 +163,7 @@ impl Warehouse {
         facts: &Facts,
         [touches, conversions, identities]: [&Counts; 3],
     ) -> Result<(), Error> {
-        let Progress { partition: part, batch, to: to_offset, time_micros: time } = progress;
+        let Progress { partition: part, batch, .. } = progress;
         for chunk in chunks(&facts.identities, identities, |_| None, |_| 0)? {
             let at = chunk.at();
             let rows: Vec<_> = chunk.facts.into_iter().map(|fact| identity_row(fact, part, batch)).collect();
@@ -188,10 +188,15 @@ impl Warehouse {
             fail_point!("warehouse::after_conversions");
         }
         fail_point!("warehouse::before_progress");
-        let done = ProgressRow { part, batch, to_offset, time };
-        send(self.insert::<ProgressRow>(home, "progress", progress, (0, 0)).await?, [done]).await?;
+        self.write_progress(home, progress).await?;
         fail_point!("warehouse::after_progress");
         Ok(())
+    }
+
+    pub(crate) async fn write_progress(&self, home: &Home, progress: Progress) -> Result<(), Error> {
+        let Progress { partition: part, batch, to: to_offset, time_micros: time } = progress;
+        let done = ProgressRow { part, batch, to_offset, time };
+        send(self.insert::<ProgressRow>(home, "progress", progress, (0, 0)).await?, [done]).await
     }
 
     async fn insert<T: Row>(

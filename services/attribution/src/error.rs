@@ -42,6 +42,19 @@ pub enum Error {
         "journey store and warehouse are not of one generation yet: the process that has partition 0 makes them so"
     )]
     NotAligned,
+    /// A restored warehouse that is older than what the journey store still owes it.
+    #[error(
+        "partition {partition}: the warehouse ends with batch {written}, and the journey store knows batches from {planned} on alone: \
+         restore a backup of the warehouse that was made after that of the journey store"
+    )]
+    Behind {
+        /// Of the log.
+        partition: u32,
+        /// The last batch in the warehouse.
+        written: u64,
+        /// The batch that was planned last.
+        planned: u64,
+    },
     /// The process is shutting down.
     #[error("shutting down")]
     Stopped,

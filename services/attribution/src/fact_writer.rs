@@ -114,23 +114,48 @@ impl FactWriter {
         }
     }
 
-    /// Finishes the batch that was planned last, whatever of it is in the warehouse already.
+    /// Finishes the batch that was planned last, whatever of it is in the warehouse already. Where a restored journey store
+    /// is older than the warehouse, what it knows nothing of is taken back: it is made again from the log.
     async fn resume(&self) -> Result<State, Error> {
-        let Some(plan) = self.outbox.plan(self.partition).await? else {
-            return Ok(State { batch: 0, from: 0, full: true });
-        };
+        let planned = |plan: Option<Plan>| plan.map_or(0, |plan| plan.batch);
+        let mut plan = self.outbox.plan(self.partition).await?;
         let written = self.warehouse.progress().await?;
-        let last =
+        let written =
             written.iter().filter(|p| p.partition == self.partition).map(|p| p.batch).max().unwrap_or(0);
-        if last < plan.batch {
-            // A process that was killed while it stored the plan leaves one that is there and not durable yet.
-            self.put_plan(plan).await?;
+        if written + 1 < planned(plan) {
+            return Err(Error::Behind { partition: self.partition, written, planned: planned(plan) });
+        }
+        if written > planned(plan) {
+            // Another process may have planned and written meanwhile; nothing is written that was not planned before.
+            plan = self.outbox.plan(self.partition).await?;
+        }
+        let plan = plan.unwrap_or(Plan { batch: 0, from: 0, to: 0 });
+        let mut batch = plan.batch;
+        if written != plan.batch {
             let collected = self.collect(plan.from, plan.to, Bound::None).await?;
-            self.warehouse.resume_batch(self.id(plan, &collected), &collected.facts).await?;
-            tracing::info!(partition = self.partition, batch = plan.batch, "a planned batch was finished");
+            let id = self.id(plan, &collected);
+            if written < plan.batch {
+                // A process that was killed while it stored the plan leaves one that is there and not durable yet.
+                self.put_plan(plan).await?;
+                self.warehouse.resume_batch(id, &collected.facts).await?;
+                tracing::info!(
+                    partition = self.partition,
+                    batch = plan.batch,
+                    "a planned batch was finished"
+                );
+            } else {
+                batch = written + 1;
+                self.warehouse.cut(id, batch).await?;
+                tracing::warn!(
+                    partition = self.partition,
+                    planned = plan.batch,
+                    written,
+                    "the warehouse was ahead of the journey store: later batches were taken back and are made again"
+                );
+            }
         }
         self.progress.written(self.partition, plan.to);
-        Ok(State { batch: plan.batch, from: plan.to, full: true })
+        Ok(State { batch, from: plan.to, full: true })
     }
 
     async fn step(&self, state: &mut State) -> Result<(), Error> {
@@ -139,10 +164,15 @@ impl FactWriter {
         state.full = collected.to < consumed;
         if collected.facts.rows() > 0 {
             let plan = Plan { batch: state.batch + 1, from: state.from, to: collected.to };
-            self.put_plan(plan).await?;
+            if !plans_late() {
+                self.put_plan(plan).await?;
+            }
             fail_point!("fact_writer::after_plan");
             self.insert(plan, &collected).await?;
             fail_point!("fact_writer::after_insert");
+            if plans_late() {
+                self.put_plan(plan).await?;
+            }
             state.batch = plan.batch;
             let rows = collected.facts.rows();
             tracing::debug!(partition = self.partition, batch = plan.batch, rows, "a batch was reported");
@@ -165,7 +195,6 @@ impl FactWriter {
     }
 
     async fn put_plan(&self, plan: Plan) -> Result<(), Error> {
-        fail_point!("mutant::insert_without_plan", |_| Ok(()));
         Ok(self.outbox.put_plan(self.partition, plan).await?)
     }
 
@@ -227,4 +256,10 @@ impl FactWriter {
     fn is_full(&self, collected: &Collected) -> bool {
         collected.facts.rows() >= self.rows_max || collected.touches >= self.touches_max
     }
+}
+
+/// Only a mutant plans a batch after it was inserted.
+fn plans_late() -> bool {
+    fail_point!("mutant::plan_after_insert", |_| true);
+    false
 }

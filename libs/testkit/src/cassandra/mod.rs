@@ -10,7 +10,11 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpStream;
 
-use crate::{ports, process::eventually, tls};
+use crate::{
+    ports,
+    process::{copy, eventually},
+    tls,
+};
 
 /// Names a CQL server that runs already, with its parameters and without a keyspace: `scylla://host:9042?user=…`.
 pub const URL_VARIABLE: &str = "SCYLLA_URL";
@@ -20,6 +24,8 @@ pub struct Cassandra {
     program: PathBuf,
     folder: PathBuf,
     port: u16,
+    /// Of its management, for `nodetool`.
+    jmx: u16,
     running: Option<Running>,
 }
 
@@ -100,7 +106,7 @@ impl Cassandra {
         let folder = tempfile::Builder::new().prefix("cassandra-").tempdir();
         let folder = folder.expect("a temporary folder").keep();
         fs::create_dir_all(folder.join("data/triggers")).expect("a writable folder");
-        let [port, storage, storage_tls] = ports::free();
+        let [port, storage, storage_tls, jmx] = ports::free();
         let yaml = include_str!("cassandra.yaml")
             .replace("@FOLDER@", &folder.display().to_string())
             .replace("@PORT@", &port.to_string())
@@ -116,7 +122,7 @@ impl Cassandra {
         ] {
             fs::write(folder.join(name), text).expect("a writable folder");
         }
-        let mut cassandra = Self { program, folder, port, running: None };
+        let mut cassandra = Self { program, folder, port, jmx, running: None };
         cassandra.restart().await;
         cassandra
     }
@@ -132,19 +138,14 @@ impl Cassandra {
     /// It runs, or does not listen in time.
     pub async fn restart(&mut self) {
         assert!(self.running.is_none(), "it runs");
-        let at = |name: &str| self.folder.join(name).display().to_string();
-        let libs = self.program.join("libs");
+        let java = self.java();
         let mut guard = Command::new("sh")
             .args(["-c", GUARD, "guard"])
             .arg(&self.folder)
-            .arg("java")
-            .arg(format!("@{}", at("jvm.options")))
-            .arg(format!("-javaagent:{}/jamm-0.4.0.jar", libs.display()))
-            .arg(format!("-Dcassandra.config=file://{}", at("cassandra.yaml")))
-            .arg(format!("-Dlogback.configurationFile={}", at("logback.xml")))
-            .arg(format!("-Dcassandra.storagedir={}", at("data")))
-            .arg(format!("-Dcassandra.triggers_dir={}", at("data/triggers")))
-            .args(["-cp", &format!("{}/*", libs.display())])
+            .arg(java.get_program())
+            .args(java.get_args())
+            .arg(format!("-javaagent:{}/libs/jamm-0.4.0.jar", self.program.display()))
+            .arg(format!("-Dcassandra.jmx.local.port={}", self.jmx))
             .arg("org.apache.cassandra.service.CassandraDaemon")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -162,6 +163,78 @@ impl Cassandra {
             TcpStream::connect(&address).await.is_ok()
         })
         .await;
+    }
+
+    fn java(&self) -> Command {
+        let at = |name: &str| self.folder.join(name).display().to_string();
+        let mut java = Command::new("java");
+        java.arg(format!("@{}", at("jvm.options")))
+            .arg(format!("-Dcassandra.config=file://{}", at("cassandra.yaml")))
+            .arg(format!("-Dlogback.configurationFile={}", at("logback.xml")))
+            .arg(format!("-Dcassandra.storagedir={}", at("data")))
+            .arg(format!("-Dcassandra.triggers_dir={}", at("data/triggers")))
+            .args(["-cp", &format!("{}/libs/*", self.program.display())]);
+        java
+    }
+
+    /// Copies what a keyspace holds on disk at this moment, as `nodetool snapshot` tells it, into a new folder.
+    ///
+    /// # Panics
+    /// It does not run, or there is no such keyspace.
+    pub fn snapshot(&self, keyspace: &str, into: &Path) {
+        const TAG: &str = "drill";
+        let output = self
+            .java()
+            .args(["-Xms32m", "-Xmx128m"])
+            // It keeps a history in the user's folder.
+            .arg(format!("-Duser.home={}", self.folder.display()))
+            .args(["org.apache.cassandra.tools.NodeTool", "-h", "127.0.0.1", "-p", &self.jmx.to_string()])
+            .args(["snapshot", "-t", TAG, keyspace])
+            .output()
+            .expect("java runs");
+        let said = || String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned();
+        assert!(output.status.success(), "no snapshot of {keyspace}:\n{}", said());
+        fs::create_dir_all(into).expect("a writable folder");
+        for (table, folder) in self.tables(keyspace) {
+            copy(&folder.join("snapshots").join(TAG), &into.join(table));
+        }
+    }
+
+    /// Puts a snapshot in the place of a keyspace whose tables were just made and are empty; it restarts.
+    ///
+    /// # Panics
+    /// The keyspace has other tables than the snapshot.
+    pub async fn restore(&mut self, keyspace: &str, from: &Path) {
+        for (table, folder) in self.tables(keyspace) {
+            for file in fs::read_dir(from.join(&table)).expect("a table of the snapshot") {
+                let file = file.expect("a file").path();
+                let name = file.file_name().expect("a file has a name");
+                if name != "manifest.json" && name != "schema.cql" {
+                    fs::copy(&file, folder.join(name)).expect("a writable folder");
+                }
+            }
+        }
+        self.kill();
+        self.restart().await;
+    }
+
+    /// Kills it, and everything that it ever held is gone.
+    pub fn destroy(&mut self) {
+        self.kill();
+        let data = self.folder.join("data");
+        fs::remove_dir_all(&data).expect("a folder of our own");
+        fs::create_dir_all(data.join("triggers")).expect("a writable folder");
+    }
+
+    /// The folders of a keyspace's tables, by name.
+    fn tables(&self, keyspace: &str) -> Vec<(String, PathBuf)> {
+        let folders = fs::read_dir(self.folder.join("data/data").join(keyspace)).expect("a keyspace");
+        let table = |path: PathBuf| {
+            // The table's id follows its name.
+            let (name, _) = path.file_name()?.to_str()?.rsplit_once('-')?;
+            Some((name.to_owned(), path))
+        };
+        folders.filter_map(|entry| table(entry.ok()?.path())).collect()
     }
 
     /// Kills it, as `kill -9` does, and waits for its end.

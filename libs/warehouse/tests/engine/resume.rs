@@ -137,6 +137,38 @@ pub(crate) async fn whatever_is_there_the_rest_is_inserted_once(engine: Engine) 
     assert!(matches!(warehouse.resume_batch(batch, &less).await, Err(Error::Rejected(_))));
 }
 
+pub(crate) async fn what_is_past_a_batch_is_taken_back(engine: Engine) {
+    let database = "cut";
+    let warehouse = engine.warehouse(database).await;
+    let facts = |name: &str, channel: &str| Facts {
+        touches: vec![touch(name, channel, HOUR)],
+        conversions: vec![conversion(name, name, vec![click(channel, HOUR)])],
+        identities: vec![known_as(name, name, false, 1)],
+    };
+    let other = Progress { partition: 1, ..progress(9) };
+    warehouse.write_batch(other, &facts("other", "social")).await.unwrap();
+    for batch in 1..=4 {
+        warehouse.write_batch(progress(batch), &facts(&format!("p{batch}"), "email")).await.unwrap();
+    }
+    // By the tables, and by the sums that the engine keeps with them.
+    let check = async |batch: u64, last: Progress| {
+        for table in ["touches", "conversions", "identities"] {
+            assert_eq!(count(&engine, database, table).await, batch + 1, "{table}");
+        }
+        assert_eq!(warehouse.progress().await.unwrap(), [last, other]);
+        let expected = [format!("last_touch email {batch}.000000"), "last_touch social 1.000000".to_owned()];
+        let measures = vec![Measure::Conversions];
+        assert_eq!(answered(&warehouse, &ReportSpec { measures, ..spec() }).await, expected);
+    };
+    check(4, progress(4)).await;
+    for unused in [5, 6] {
+        warehouse.cut(progress(2), unused).await.unwrap();
+        check(2, Progress { batch: unused, ..progress(2) }).await;
+    }
+    warehouse.write_batch(progress(7), &facts("p5", "email")).await.unwrap();
+    check(3, progress(7)).await;
+}
+
 pub(crate) async fn an_insert_of_the_largest_batch_is_one_part(engine: Engine) {
     let database = "blocks";
     let warehouse = engine.warehouse(database).await;

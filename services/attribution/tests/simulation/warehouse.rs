@@ -106,6 +106,23 @@ impl ModelWarehouse {
         self.0.lock().unwrap().tables.clear();
     }
 
+    /// What is past the last whole batch of its partition goes, as `ops/whole-batches.sql` does it after a restore.
+    pub fn whole_batches(&self) {
+        let mut state = self.0.lock().unwrap();
+        let mut last = BTreeMap::new();
+        for row in state.tables.get("progress").into_iter().flat_map(|table| &table.rows) {
+            let batch = last.entry(row["part"].number()).or_insert(0);
+            *batch = row["batch"].number().max(*batch);
+        }
+        for table in ["touches", "conversions", "identities"] {
+            if let Some(table) = state.tables.get_mut(table) {
+                table.rows.retain(|row| {
+                    row["batch"].number() <= last.get(&row["part"].number()).copied().unwrap_or(0)
+                });
+            }
+        }
+    }
+
     pub fn rows(&self, table: &str) -> Vec<Row> {
         self.0.lock().unwrap().tables.get(table).map_or_else(Vec::new, |table| table.rows.clone())
     }
@@ -217,6 +234,10 @@ fn insert(sql: &str, data: &[u8]) -> Option<(String, i128, Vec<Row>)> {
     Some((table, months.first().copied().unwrap_or(0), rows))
 }
 
+fn number(word: &str) -> Result<i128, String> {
+    word.parse().map_err(|_| format!("not a number: {word}"))
+}
+
 fn month(table: &str, row: &Row) -> i128 {
     if !["touches", "conversions"].contains(&table) {
         return 0;
@@ -262,6 +283,27 @@ impl State {
             _ if sql.contains("CREATE TABLE") => {
                 let table = self.tables.entry(after("EXISTS").to_owned()).or_default();
                 table.columns = rowbinary::columns(sql);
+                Ok(Vec::new())
+            }
+            [
+                "ALTER",
+                "TABLE",
+                table,
+                "DELETE",
+                "WHERE",
+                "part",
+                "=",
+                part,
+                "AND",
+                "batch",
+                ">",
+                batch,
+                ..,
+            ] => {
+                self.trace.note(sql);
+                let (part, batch) = (number(part)?, number(batch)?);
+                let rows = &mut self.tables.entry(table.to_owned()).or_default().rows;
+                rows.retain(|row| row["part"].number() != part || row["batch"].number() <= batch);
                 Ok(Vec::new())
             }
             // Of columns and sums that the engine makes by itself.

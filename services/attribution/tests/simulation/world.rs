@@ -15,7 +15,10 @@ use event_log::{
     EventLog, Host, LocalLog, Options, SEGMENT_BYTES_LEAST, Writers,
     simulated::{Plan, SimulatedDisk},
 };
-use journey_store::{Stores, simulated::SimulatedTables};
+use journey_store::{
+    Stores,
+    simulated::{Backup, SimulatedTables},
+};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use service::{Front, Limits, Peer, SettingsHandle};
 use telemetry::health::Health;
@@ -37,6 +40,8 @@ pub struct Machine {
     pub warehouse: ModelWarehouse,
     disk: SimulatedDisk,
     tables: SimulatedTables,
+    /// Of the journey store, made at the end of a process.
+    backup: Mutex<Option<Backup>>,
     partitions: u32,
     /// What the clock said last.
     clock_micros: AtomicI64,
@@ -94,6 +99,7 @@ impl World {
             trace,
             disk: SimulatedDisk::default(),
             tables: SimulatedTables::default(),
+            backup: Mutex::default(),
             partitions,
             // 2026-03-01: all events are in the past.
             clock_micros: AtomicI64::new(1_772_323_200_000_000),
@@ -198,9 +204,11 @@ impl World {
         outcome
     }
 
-    /// The machine after a process: it was killed, or the power went; and somebody may have removed a folder.
+    /// The machine after a process: it was killed, or the power went; and somebody may have removed a folder, or have brought
+    /// back a journey store that is older than the warehouse.
     fn end(&self, rng: &mut SmallRng) {
-        match rng.random_range(0..20) {
+        let after = rng.random_range(0..20);
+        match after {
             0 => {
                 self.trace.note("the journey store is gone");
                 self.tables.lose();
@@ -211,12 +219,24 @@ impl World {
             }
             _ => {}
         }
+        let mut backup = self.backup.lock().unwrap();
         if rng.random_bool(0.4) {
             self.disk.kill();
             self.tables.kill();
         } else {
             self.disk.crash(rng.random());
             self.tables.crash(rng.random());
+        }
+        match &*backup {
+            Some(backup) if after < 5 => {
+                self.trace.note("the journey store is set back");
+                self.tables.restore(backup);
+                self.warehouse.whole_batches();
+            }
+            // The first one, and sometimes a later one.
+            None => *backup = Some(self.tables.backup()),
+            Some(_) if after < 10 => *backup = Some(self.tables.backup()),
+            Some(_) => {}
         }
     }
 

@@ -1,0 +1,272 @@
+//! The stores of a cluster are destroyed under load, and come back: from backups and the log, and from the log alone.
+//!
+//! Real servers, and ingestion goes on all the time. What is printed is how long it took and what was lost; `make drill`
+//! shows it, with `DRILL_PERSONS` persons before each step.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use reqwest::StatusCode;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use testkit::{
+    cluster::{Programs, Servers},
+    process::{Client, Platform, eventually},
+};
+use tokio::task::JoinSet;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_attribution");
+const PERSONS_DEFAULT: usize = 50;
+/// What `ops/restore.sh` does with a restored warehouse.
+const WHOLE_BATCHES: &str = include_str!("../../../ops/whole-batches.sql");
+/// Everything in the warehouse.
+const TABLES: [&str; 6] = ["meta", "migrations", "progress", "touches", "conversions", "identities"];
+/// The load: so many persons, a click and an order each, as often.
+const BATCH_PERSONS: usize = 5;
+const PACE: Duration = Duration::from_millis(200);
+/// How long to wait until everything is decided again, also on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(15);
+
+/// A client that sends until it is stopped, and sends again what was not acknowledged.
+struct Load {
+    acknowledged: Arc<Mutex<Vec<String>>>,
+    stop: Arc<AtomicBool>,
+    sending: JoinSet<()>,
+}
+
+/// What attributes, and what answers.
+struct Readers {
+    attribution: Platform,
+    query: Platform,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn destroyed_stores_come_back_from_backups_and_the_log_and_from_the_log_alone() {
+    let persons = std::env::var("DRILL_PERSONS").map_or(PERSONS_DEFAULT, |number| number.parse().unwrap());
+    let programs = Programs::beside(PROGRAM);
+    let mut servers = Servers::start(&programs).await;
+    let folder = tempfile::tempdir().unwrap();
+    let backup = folder.path().join("journeys");
+    let ingestion = servers.ingestion(&programs).await;
+    let mut readers = Readers::start(&servers, &programs).await;
+    let mut all = Vec::new();
+    for (round, from, restores) in [("a", "backups and the log", true), ("b", "the log alone", false)] {
+        let load = Load::start(&ingestion, round);
+        load.acknowledges(persons).await;
+        if restores {
+            back_up(&mut servers, &readers, &load, persons, &backup).await;
+            load.acknowledges(persons).await;
+        }
+        let begin = Instant::now();
+        destroy(&mut servers).await;
+        load.acknowledges(persons).await;
+        readers.stop().await;
+        if restores {
+            restore(&mut servers, &backup).await;
+        } else {
+            servers.cql().unwrap().restart().await;
+        }
+        readers = Readers::start(&servers, &programs).await;
+        load.acknowledges(persons).await;
+        all.extend(load.stop().await);
+        let report = readers.report().await;
+        let seconds = begin.elapsed().as_secs_f64();
+        if restores {
+            readers.attribution.logs("later batches were taken back").await;
+        } else {
+            readers.attribution.logs("a new journey store begins").await;
+        }
+        let lost = readers.lost(&all).await;
+        println!(
+            "from {from}: {} orders acknowledged, journey store, warehouse and cache destroyed, all back after {seconds:.1} s, {} lost",
+            all.len(),
+            lost.len()
+        );
+        assert_eq!(lost, [] as [&str; 0]);
+        assert_eq!(report, expected(all.len()), "each counted once");
+    }
+
+    // The cache has forgotten most of them: they are taken, and recognised later.
+    for names in all.chunks(100) {
+        send(&ingestion, names).await;
+    }
+    assert_eq!(readers.report().await, expected(all.len()), "sent again, each counted once");
+    println!("sent again, {} orders each counted once", all.len());
+    readers.stop().await;
+    ingestion.stop().await;
+}
+
+/// The journey store while attribution stands still, so that its tables are of one moment; the warehouse later, when it is
+/// ahead of that. Events come in meanwhile.
+async fn back_up(servers: &mut Servers, readers: &Readers, load: &Load, persons: usize, into: &Path) {
+    let name = servers.name().to_owned();
+    readers.attribution.signal(Signal::STOP);
+    servers.cql().unwrap().snapshot(&name, into);
+    readers.attribution.signal(Signal::CONT);
+    load.acknowledges(persons).await;
+    readers.report().await;
+    // The embedded engine has no place for BACKUP, so what that would copy is copied by hand, table by table as it does.
+    servers.warehouse(&format!("CREATE DATABASE {name}_backup")).await;
+    for table in TABLES {
+        servers.warehouse(&format!("CREATE TABLE {name}_backup.{table} AS {name}.{table}")).await;
+        servers.warehouse(&format!("INSERT INTO {name}_backup.{table} SELECT * FROM {name}.{table}")).await;
+    }
+}
+
+/// Journey store, warehouse and cache are gone, under the processes that work with them.
+async fn destroy(servers: &mut Servers) {
+    let name = servers.name().to_owned();
+    servers.cql().unwrap().destroy();
+    servers.warehouse(&format!("DROP DATABASE {name} SYNC")).await;
+    assert_eq!(servers.redis().unwrap().ask("FLUSHALL").as_deref(), Some("+OK"));
+}
+
+async fn restore(servers: &mut Servers, from: &Path) {
+    let (name, journeys) = (servers.name().to_owned(), servers.journeys());
+    servers.warehouse(&format!("CREATE DATABASE {name}")).await;
+    for table in TABLES {
+        servers.warehouse(&format!("RENAME TABLE {name}_backup.{table} TO {name}.{table}")).await;
+    }
+    for table in ["touches", "conversions", "identities"] {
+        let sql = WHOLE_BATCHES.replace("attribution.TABLE", &format!("{name}.{table}"));
+        servers.warehouse(&sql.replace("attribution.", &format!("{name}."))).await;
+    }
+    servers.cql().unwrap().restart().await;
+    // It makes the tables.
+    drop(journey_store::open(&journeys).await.unwrap());
+    servers.cql().unwrap().restore(&name, from).await;
+}
+
+fn expected(orders: usize) -> Value {
+    json!([{
+        "model": "last_touch", "channel": "email", "currency": "EUR",
+        "conversions": orders, "value": format!("{orders}.000000"),
+    }])
+}
+
+/// Sends the events of persons until they are acknowledged.
+async fn send(ingestion: &Client, names: &[String]) {
+    let at = |time: &str| format!("2026-01-05T{time}:00Z");
+    let events: Vec<Value> = names
+        .iter()
+        .flat_map(|name| {
+            [
+                json!({"event_id": format!("{name}-click"), "event_type": "click", "timestamp": at("10:00"),
+                    "user_id": name, "channel": "email"}),
+                json!({"event_id": name, "event_type": "conversion", "timestamp": at("11:00"),
+                    "user_id": name, "value": "1", "currency": "EUR"}),
+            ]
+        })
+        .collect();
+    let events = Value::from(events);
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let answer = ingestion.post("/v1/events", &events).await.unwrap();
+        match answer.status {
+            StatusCode::OK => return,
+            StatusCode::SERVICE_UNAVAILABLE => {}
+            status => panic!("{status}: {}", answer.body),
+        }
+        assert!(Instant::now() < end, "not taken within {PATIENCE:?}: {}", answer.body);
+    }
+}
+
+// === impl Load ===
+
+impl Load {
+    fn start(ingestion: &Client, round: &'static str) -> Self {
+        let (client, stop) = (ingestion.clone(), Arc::new(AtomicBool::new(false)));
+        let acknowledged = Arc::new(Mutex::new(Vec::new()));
+        let mut sending = JoinSet::new();
+        let (known, stopped) = (Arc::clone(&acknowledged), Arc::clone(&stop));
+        sending.spawn(async move {
+            let mut pace = tokio::time::interval(PACE);
+            for batch in 0.. {
+                pace.tick().await;
+                if stopped.load(Ordering::Relaxed) {
+                    return;
+                }
+                let names: Vec<String> =
+                    (0..BATCH_PERSONS).map(|person| format!("{round}-{batch}-{person}")).collect();
+                send(&client, &names).await;
+                known.lock().unwrap().extend(names);
+            }
+        });
+        Self { acknowledged, stop, sending }
+    }
+
+    /// Waits until so many more were acknowledged.
+    async fn acknowledges(&self, persons: usize) {
+        let count = || self.acknowledged.lock().unwrap().len();
+        let enough = count() + persons;
+        eventually("orders are acknowledged", async || count() >= enough).await;
+    }
+
+    /// Everything that was sent: all of it was acknowledged.
+    async fn stop(mut self) -> Vec<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        while let Some(ended) = self.sending.join_next().await {
+            ended.unwrap();
+        }
+        std::mem::take(&mut *self.acknowledged.lock().unwrap())
+    }
+}
+
+// === impl Readers ===
+
+impl Readers {
+    async fn start(servers: &Servers, programs: &Programs) -> Self {
+        let attribution = servers.attribution(programs).await;
+        let query = servers.query(programs, &attribution).await;
+        Self { attribution, query }
+    }
+
+    async fn stop(self) {
+        self.query.stop().await;
+        self.attribution.stop().await;
+    }
+
+    /// The rows of a report in which everything acknowledged before is counted.
+    async fn report(&self) -> Value {
+        let question = json!({
+            "from": "2026-01-01", "to": "2026-02-01", "models": ["last_touch"], "dimensions": ["channel"],
+            "measures": ["conversions", "value"],
+        });
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.query.post("/v1/reports?consistency=acknowledged", &question).await.unwrap();
+            if answer.status == StatusCode::OK {
+                return answer.body["rows"].clone();
+            }
+            assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{}", answer.body);
+            assert!(
+                Instant::now() < end,
+                "not within {PATIENCE:?}: {}\n{}",
+                answer.body,
+                self.attribution.log()
+            );
+        }
+    }
+
+    /// Orders that nobody knows.
+    async fn lost<'a>(&self, orders: &'a [String]) -> Vec<&'a str> {
+        let mut lost = Vec::new();
+        for order in orders {
+            let answer = self.query.get(&format!("/v1/conversions/{order}")).await.unwrap();
+            match answer.status {
+                StatusCode::OK => {}
+                StatusCode::NOT_FOUND => lost.push(order.as_str()),
+                status => panic!("{order}: {status} {}", answer.body),
+            }
+        }
+        lost
+    }
+}
