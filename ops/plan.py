@@ -47,8 +47,8 @@ SCYLLA_NODE_BYTES = 3_750e9  # the local disks of an i4i.4xlarge
 ADDRESSES_PER_NODE = 32  # two prefixes of 16 for each node (prefix delegation)
 ADDRESSES = 3 * (2**14 - 5)  # three subnets of /18
 
-# A lost region is served by another within these hours (docs/deploy.md): to decide, to make the cluster anew, to bring journey
-# store and warehouse back side by side, and to catch up. The first two and the last are allowances, not measured.
+# Stores of a lost region are sized to be back within these hours (docs/deploy.md): to decide, to make the cluster anew, to
+# bring journey store and warehouse back side by side, and to catch up. The first two and the last are allowances, not measured.
 RECOVERY_HOURS = 4
 DECIDE_HOURS, BUILD_HOURS, CATCH_UP_HOURS = 1, 0.75, 0.25
 RESTORE_SECONDS_MAX = (RECOVERY_HOURS - DECIDE_HOURS - BUILD_HOURS - CATCH_UP_HOURS) * 3600
