@@ -45,6 +45,8 @@ FRAUD = (
 MONEY_MAX = 1e9
 WEEKS_MAX = 1e4
 
+# A purchase is a conversion with a value above zero, of the same app and currency; days are those of UTC; now is the moment
+# of the conversion that the value is asked for, and its own purchase is one of them.
 VALUE = (
     Feature("repeat_days", "days", 0, 1e5, 0, "on which the customer bought again"),
     Feature("recency", "weeks", 0, WEEKS_MAX, 0, "from the first to the last purchase"),

@@ -44,33 +44,44 @@ def purchases():
     path = Path(lifetimes.__file__).parent / "datasets" / "CDNOW_sample.txt"
     rows = pandas.read_csv(path, sep=r"\s+", header=None, names=["master", "customer", "day", "count", "money"])
     rows["day"] = pandas.to_datetime(rows["day"], format="%Y%m%d")
+    return days(rows)
+
+
+def days(rows):
+    """What each customer spent on each day with purchases."""
     return rows.groupby(["customer", "day"], as_index=False)["money"].sum()
 
 
-def table(rows):
-    """The features of every customer at the end of the calibration, and what was spent afterwards."""
-    before = rows[rows["day"] <= CALIBRATION_END]
-    after = rows[(rows["day"] > CALIBRATION_END) & (rows["day"] <= HOLDOUT_END)]
+def columns(before, today):
+    """The features of every customer on a day, from the days with purchases until then, in the order of `VALUE`."""
     customers = before.groupby("customer")
     first, last = customers["day"].min(), customers["day"].max()
     weeks = lambda span: span.dt.days / 7
-    recent = before[before["day"] > CALIBRATION_END - np.timedelta64(91, "D")].groupby("customer")["money"].sum()
+    recent = before[before["day"] > today - np.timedelta64(91, "D")].groupby("customer")["money"].sum()
     columns = pandas.DataFrame({
         "repeat_days": customers.size() - 1,
         "recency": weeks(last - first),
-        "age": weeks(CALIBRATION_END - first),
-        "silence": weeks(CALIBRATION_END - last),
+        "age": weeks(today - first),
+        "silence": weeks(today - last),
         "spend_total": customers["money"].sum(),
         "spend_mean": customers["money"].mean(),
         "spend_first": customers["money"].first(),
         "spend_last": customers["money"].last(),
     })
     columns["spend_13w"] = recent.reindex(columns.index).fillna(0)
-    matrix = columns[features.names(features.VALUE)].to_numpy()
-    spent = after.groupby("customer")["money"].sum().reindex(columns.index).fillna(0).to_numpy()
+    return np.round(columns[features.names(features.VALUE)] * 1_000) / 1_000
+
+
+def table(rows):
+    """The features of every customer at the end of the calibration, and what was spent afterwards."""
+    before = rows[rows["day"] <= CALIBRATION_END]
+    after = rows[(rows["day"] > CALIBRATION_END) & (rows["day"] <= HOLDOUT_END)]
+    known = columns(before, CALIBRATION_END)
+    spent = after.groupby("customer")["money"].sum().reindex(known.index).fillna(0).to_numpy()
+    first = before.groupby("customer")["day"].min()
     repeat = before[before["day"] > before["customer"].map(first)].groupby("customer")["money"].mean()
-    repeat_mean = repeat.reindex(columns.index).fillna(0).to_numpy()
-    return (np.round(matrix * 1_000) / 1_000).astype(np.float32), spent, repeat_mean
+    repeat_mean = repeat.reindex(known.index).fillna(0).to_numpy()
+    return known.to_numpy().astype(np.float32), spent, repeat_mean
 
 
 def baseline(matrix, repeat_mean):

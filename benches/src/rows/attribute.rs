@@ -116,7 +116,8 @@ async fn measured(store: &dyn JourneyStore, persons: u64) -> Result<Vec<Row>> {
 
 async fn read(store: &dyn JourneyStore, person: u64) -> Result<journey_store::StoredJourney> {
     let query = JourneyQuery { tenant: "default".into(), conversion_id: conversion_id(person) };
-    let journey = store.journeys(&[query]).await?.pop().flatten().context("the conversion is not stored")?;
+    let journey =
+        store.journeys(&[query], 0).await?.pop().flatten().context("the conversion is not stored")?;
     ensure!(journey.touches.len() == TOUCHES, "not every touch was found");
     Ok(journey)
 }

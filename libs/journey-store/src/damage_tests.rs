@@ -9,7 +9,8 @@ use model::{IdentityHash, IdentityKind};
 use proto::events::{DecisionReason, Event, EventType};
 
 use crate::{
-    Generation, Incoming, JourneyQuery, NewEdition, NewScores, Owed, Plan, Position, StoreError, TouchScore,
+    ConversionScores, Generation, Incoming, JourneyQuery, NewEdition, NewScores, Owed, Plan, Position,
+    ScoreKind, StoreError, TouchScore, ValueScore,
     kv::{Reader, TABLES, Table},
     memory::Memory,
     rows::EmptyRow,
@@ -62,7 +63,7 @@ fn edition(offset: u64) -> NewEdition {
     }
 }
 
-/// A score, and one that is owed.
+/// A score and a value, and one that is owed.
 fn scored(offset: u64) -> (NewScores, Owed) {
     let (tenant, conversion_id): (Arc<str>, _) = ("acme".into(), "late".to_owned());
     let cause = Position { partition: 0, offset, index: 0 };
@@ -73,8 +74,18 @@ fn scored(offset: u64) -> (NewScores, Owed) {
         probability: 0.5,
         reasons: Vec::new(),
     };
-    let owed = Owed { tenant: Arc::clone(&tenant), conversion_id: conversion_id.clone(), cause };
-    (NewScores { tenant, conversion_id, cause, scores: vec![score] }, owed)
+    let value = ValueScore {
+        model: "value".to_owned(),
+        version: "1".to_owned(),
+        value: 20.0,
+        lower: 0.0,
+        upper: 50.0,
+        level: 0.8,
+    };
+    let scores = ConversionScores { touches: vec![score], value: Some(value) };
+    let kind = ScoreKind::Fraud;
+    let owed = Owed { kind, tenant: Arc::clone(&tenant), conversion_id: conversion_id.clone(), cause };
+    (NewScores { tenant, conversion_id, cause, scores }, owed)
 }
 
 /// A store with rows in every table.
@@ -99,7 +110,8 @@ fn reads(store: &Store<Memory>) -> Vec<(&'static str, Result<(), StoreError>)> {
     let identity = IdentityHash::new("acme", IdentityKind::User, "u");
     let query = JourneyQuery { tenant: "acme".into(), conversion_id: "late".to_owned() };
     vec![
-        ("journeys", store.journeys_now(std::slice::from_ref(&query)).map(drop)),
+        ("journeys", store.journeys_now(std::slice::from_ref(&query), 0).map(drop)),
+        ("conversions", store.journeys_now(std::slice::from_ref(&query), 9).map(drop)),
         ("conversion", store.conversion_now("acme", "late").map(drop)),
         ("page", store.page_now("acme", identity, None, 10).map(drop)),
         ("generation", store.generation_now().map(drop)),
@@ -112,7 +124,7 @@ fn reads(store: &Store<Memory>) -> Vec<(&'static str, Result<(), StoreError>)> {
         ("commit", store.commit_now(0, &[edition(9)], 9).map(drop)),
         ("scores", store.scores_now(&[query]).map(drop)),
         ("put_scores", store.put_scores_now(0, &[scored(9).0], &[]).map(drop)),
-        ("owed", store.owed_now(0, 9).map(drop)),
+        ("owed", store.owed_now(0, ScoreKind::Fraud, 9).map(drop)),
         ("settle", store.settle_now(0, &[scored(0).1]).map(drop)),
     ]
 }
@@ -159,13 +171,16 @@ fn a_store_with_a_damaged_table_says_so() {
     assert!(reads(&filled()).iter().all(|(_, answer)| answer.is_ok()));
     let expected: [(Table, &[&str]); TABLES] = [
         (Table::Meta, &["generation", "consumed_to", "plan"]),
-        (Table::Seen, &["journeys", "conversion", "replay", "commit"]),
+        (Table::Seen, &["journeys", "conversions", "conversion", "replay", "commit"]),
         (Table::Identities, &["page"]),
-        (Table::Persons, &["journeys", "page", "replay", "record", "earlier"]),
-        (Table::Members, &["journeys", "page", "replay", "record", "earlier"]),
-        (Table::Touches, &["journeys", "page"]),
-        (Table::Conversions, &["journeys", "conversion", "page", "replay", "record", "earlier"]),
-        (Table::Names, &["journeys", "earlier"]),
+        (Table::Persons, &["journeys", "conversions", "page", "replay", "record", "earlier"]),
+        (Table::Members, &["journeys", "conversions", "page", "replay", "record", "earlier"]),
+        (Table::Touches, &["journeys", "conversions", "page"]),
+        (
+            Table::Conversions,
+            &["journeys", "conversions", "conversion", "page", "replay", "record", "earlier"],
+        ),
+        (Table::Names, &["journeys", "conversions", "earlier"]),
         (Table::Editions, &["conversion", "commit"]),
         (Table::Effects, &["effects", "replay"]),
         (Table::Scores, &["scores", "put_scores"]),

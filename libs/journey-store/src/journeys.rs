@@ -11,7 +11,7 @@ use model::{EventHash, IdentityHash, JOURNEY_TOUCHES_MAX, rules::WINDOW_MILLIS_M
 use proto::events::Event;
 
 use crate::{
-    JourneyQuery, Page, StoreError, StoredConversion, StoredJourney,
+    JourneyQuery, Page, PastConversion, StoreError, StoredConversion, StoredJourney,
     kv::{Kv, Payload, Reader, Table, View, damaged},
     persons::{self, State},
     rows::{self, ConversionRow, EmptyRow, IdentityRow, SeenRow},
@@ -50,9 +50,10 @@ impl<K: Kv> Store<K> {
     pub(crate) fn journeys_now(
         &self,
         queries: &[JourneyQuery],
+        conversions_max: usize,
     ) -> Result<Vec<Option<StoredJourney>>, StoreError> {
         let reader = self.reader();
-        queries.iter().map(|query| journey(&reader, query)).collect()
+        queries.iter().map(|query| journey(&reader, query, conversions_max)).collect()
     }
 
     /// See [`crate::JourneyStore::page`].
@@ -97,6 +98,20 @@ impl<S: Deref<Target = [u8]>> Row<S> {
     }
 }
 
+// === impl PastConversion ===
+
+impl PastConversion {
+    /// What is told of an event.
+    pub(crate) fn new(event: &Event) -> Self {
+        Self {
+            time_millis: crate::event_millis(event),
+            app_id: event.app_id.clone(),
+            value: event.value.clone(),
+            currency: event.currency.clone(),
+        }
+    }
+}
+
 /// A stored conversion, found by its event id.
 pub(crate) fn conversion<V: View>(
     reader: &Reader<V>,
@@ -115,7 +130,11 @@ pub(crate) fn conversion<V: View>(
     Ok(Some(row.into_stored(home, seen.time_millis, conversion_id.to_owned())))
 }
 
-fn journey<V: View>(reader: &Reader<V>, query: &JourneyQuery) -> Result<Option<StoredJourney>, StoreError> {
+fn journey<V: View>(
+    reader: &Reader<V>,
+    query: &JourneyQuery,
+    conversions_max: usize,
+) -> Result<Option<StoredJourney>, StoreError> {
     let Some(conversion) = conversion(reader, &query.tenant, &query.conversion_id)? else {
         return Ok(None);
     };
@@ -126,15 +145,15 @@ fn journey<V: View>(reader: &Reader<V>, query: &JourneyQuery) -> Result<Option<S
     // Most identities of a person are never first in an event, and most have no second conversion: a range costs more than
     // to know that.
     let (mut timelines, mut previous_conversion_millis) = (Vec::new(), None);
-    for (home, state) in members {
+    for (home, state) in &members {
         if state.touched {
-            let keys = rows::timeline_key(home, from, "")..rows::timeline_end(home, time);
+            let keys = rows::timeline_key(*home, from, "")..rows::timeline_end(*home, time);
             timelines.push(timeline(reader, Table::Touches, keys).rev());
         }
-        if state.conversions > u64::from(home == conversion.home) {
+        if state.conversions > u64::from(*home == conversion.home) {
             let name = &conversion.event.conversion;
-            let keys =
-                rows::name_key(home, name, from, "")..rows::name_key(home, name, time, &query.conversion_id);
+            let keys = rows::name_key(*home, name, from, "")
+                ..rows::name_key(*home, name, time, &query.conversion_id);
             if let Some(pair) = reader.range(Table::Names, keys).next_back() {
                 let (key, payload) = pair?;
                 payload.decode::<EmptyRow>(Table::Names)?;
@@ -145,7 +164,33 @@ fn journey<V: View>(reader: &Reader<V>, query: &JourneyQuery) -> Result<Option<S
     }
     let mut touches = merge(timelines, Direction::Newest, JOURNEY_TOUCHES_MAX + 1)?;
     touches.reverse();
-    Ok(Some(StoredJourney { conversion, person, shared, touches, previous_conversion_millis }))
+    let conversions = past_conversions(reader, &members, &conversion.event, time, conversions_max)?;
+    Ok(Some(StoredJourney { conversion, person, shared, touches, previous_conversion_millis, conversions }))
+}
+
+/// The newest conversions of a person up to one of them.
+fn past_conversions<V: View>(
+    reader: &Reader<V>,
+    members: &[(IdentityHash, State)],
+    conversion: &Event,
+    time: i64,
+    limit: usize,
+) -> Result<Vec<PastConversion>, StoreError> {
+    if limit == 0 {
+        return Ok(Vec::new());
+    }
+    let all: u64 = members.iter().map(|(_, state)| state.conversions).sum();
+    if all == 1 {
+        return Ok(vec![PastConversion::new(conversion)]);
+    }
+    let timelines = members
+        .iter()
+        .filter(|(_, state)| state.conversions > 0)
+        .map(|(home, _)| rows::timeline_key(*home, i64::MIN, "")..rows::timeline_end(*home, time))
+        .map(|keys| timeline(reader, Table::Conversions, keys).rev())
+        .collect();
+    let events = merge(timelines, Direction::Newest, limit)?;
+    Ok(events.iter().rev().map(PastConversion::new).collect())
 }
 
 fn person<V: View>(reader: &Reader<V>, identity: IdentityHash) -> Result<Person, StoreError> {

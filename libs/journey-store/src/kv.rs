@@ -33,7 +33,7 @@ pub(crate) enum Table {
     Editions = 8,
     /// Partition, offset, kind, … → effect.
     Effects = 9,
-    /// Conversion hash, touch hash → score.
+    /// Conversion hash, touch hash → score; conversion hash, 0 → predicted value.
     Scores = 10,
     /// Partition, conversion hash → a score that is owed.
     Owed = 11,

@@ -37,7 +37,7 @@ use thiserror::Error;
 use crate::{local::Local, memory::Memory, scylla::Scylla, store::Store, url::Location};
 
 pub use explained::{EVENT_ID_BYTES_MAX, conceal, event_millis, explained, time_millis};
-pub use scores::{NewScores, Owed, Scores, TouchScore};
+pub use scores::{ConversionScores, NewScores, Owed, ScoreKind, Scores, TouchScore, ValueScore};
 
 /// The most identities of one person; a larger set is shared, and none of its links is followed.
 pub const IDENTITIES_MAX: usize = 100;
@@ -132,6 +132,22 @@ pub struct StoredJourney {
     /// Time of the latest conversion of the same name that comes before this one by (time, event id) and within 90 days of
     /// it, Unix milliseconds. Further back there is no touch left to cut.
     pub previous_conversion_millis: Option<i64>,
+    /// The newest conversions of the person at or before this one, itself among them, as many as were asked for. Ordered by
+    /// (time, event id).
+    pub conversions: Vec<PastConversion>,
+}
+
+/// What is told of a person's conversions. Absent strings are empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PastConversion {
+    /// Event time, Unix milliseconds.
+    pub time_millis: i64,
+    /// The app.
+    pub app_id: String,
+    /// A decimal number.
+    pub value: String,
+    /// The value's currency.
+    pub currency: String,
 }
 
 /// A conversion as it came in.
@@ -308,8 +324,13 @@ pub trait JourneyStore: Send + Sync + 'static {
     /// an id, a time or an identity, refuses the call.
     async fn record(&self, partition: u32, events: &[Incoming]) -> Result<Recorded, StoreError>;
 
-    /// The journeys of conversions; `None` where there is no such conversion.
-    async fn journeys(&self, queries: &[JourneyQuery]) -> Result<Vec<Option<StoredJourney>>, StoreError>;
+    /// The journeys of conversions, each with at most so many conversions of the person; `None` where there is no such
+    /// conversion.
+    async fn journeys(
+        &self,
+        queries: &[JourneyQuery],
+        conversions_max: usize,
+    ) -> Result<Vec<Option<StoredJourney>>, StoreError>;
 
     /// Stores editions of one partition and the offset up to which it has been consumed, all at once. An edition is stored
     /// if its cause is later than the one in force and its digest differs; of a conversion that is not known, none is.
@@ -380,7 +401,7 @@ pub struct Stores {
     pub journeys: Arc<dyn JourneyStore>,
     /// What the warehouse is owed.
     pub outbox: Arc<dyn Outbox>,
-    /// Scores of touches.
+    /// Scores of touches, and predicted values.
     pub scores: Arc<dyn Scores>,
 }
 

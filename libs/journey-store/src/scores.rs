@@ -1,4 +1,4 @@
-//! Scores of touches, each made once, and conversions that are still owed one.
+//! Scores of touches and predicted values, each made once, and conversions that are still owed one.
 
 use std::{ops::Range, sync::Arc};
 
@@ -29,6 +29,32 @@ pub struct TouchScore {
     pub reasons: Vec<String>,
 }
 
+/// What a model said a conversion's person will spend.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ValueScore {
+    /// The model.
+    pub model: String,
+    /// Its version.
+    pub version: String,
+    /// The predicted value, in the currency of the conversion.
+    pub value: f64,
+    /// The lower end of its interval.
+    pub lower: f64,
+    /// The upper end.
+    pub upper: f64,
+    /// The share of such persons whose value is within it.
+    pub level: f64,
+}
+
+/// What is stored of one conversion.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ConversionScores {
+    /// Scores of its touches, ordered by touch id.
+    pub touches: Vec<TouchScore>,
+    /// The predicted value of its person.
+    pub value: Option<ValueScore>,
+}
+
 /// Scores to store.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewScores {
@@ -38,13 +64,24 @@ pub struct NewScores {
     pub conversion_id: String,
     /// What led to the decision that they were made for.
     pub cause: Position,
-    /// The scores.
-    pub scores: Vec<TouchScore>,
+    /// The scores, in any order.
+    pub scores: ConversionScores,
+}
+
+/// What a model is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ScoreKind {
+    /// The probability that a touch is fraudulent.
+    Fraud,
+    /// What the person will spend.
+    Value,
 }
 
 /// A conversion that was decided without a score that it should have.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Owed {
+    /// What is owed.
+    pub kind: ScoreKind,
     /// The tenant.
     pub tenant: Arc<str>,
     /// The event id of the conversion.
@@ -59,15 +96,16 @@ pub struct Owed {
 /// write is idempotent under the same positions, and durable as those of [`crate::JourneyStore`] are.
 #[async_trait]
 pub trait Scores: Send + Sync + 'static {
-    /// The scores of each conversion, ordered by touch id; none of one that is not known.
-    async fn scores(&self, queries: &[JourneyQuery]) -> Result<Vec<Vec<TouchScore>>, StoreError>;
+    /// The scores of each conversion; none of one that is not known.
+    async fn scores(&self, queries: &[JourneyQuery]) -> Result<Vec<ConversionScores>, StoreError>;
 
-    /// Stores scores, and what is owed; a touch of a conversion that has a score keeps it.
+    /// Stores scores, and what is owed; a touch of a conversion that has a score keeps it, and so does a conversion that has
+    /// a value.
     async fn put_scores(&self, partition: u32, scores: &[NewScores], owed: &[Owed])
     -> Result<(), StoreError>;
 
-    /// Conversions of a partition that are owed a score, at most so many.
-    async fn owed(&self, partition: u32, limit: usize) -> Result<Vec<Owed>, StoreError>;
+    /// Conversions of a partition that are owed a score of a kind, at most so many.
+    async fn owed(&self, partition: u32, kind: ScoreKind, limit: usize) -> Result<Vec<Owed>, StoreError>;
 
     /// Forgets what was owed up to these causes.
     async fn settle(&self, partition: u32, owed: &[Owed]) -> Result<(), StoreError>;
@@ -87,6 +125,35 @@ pub(crate) struct ScoreRow {
     pub(crate) reasons: Vec<String>,
 }
 
+/// Its numbers do not meet those of a score: a program from before there were values takes it for one of no touch.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ValueRow {
+    #[prost(string, tag = "2")]
+    model: String,
+    #[prost(string, tag = "3")]
+    version: String,
+    #[prost(double, tag = "6")]
+    value: f64,
+    #[prost(double, tag = "7")]
+    lower: f64,
+    #[prost(double, tag = "8")]
+    upper: f64,
+    #[prost(double, tag = "9")]
+    level: f64,
+}
+
+/// A row of one conversion.
+pub(crate) enum Stored {
+    Touch(ScoreRow),
+    Value(ValueRow),
+}
+
+/// Where a value stands among the scores of a conversion, which stand at the hashes of touches.
+pub(crate) const VALUE_AT: [u8; 1] = [0];
+
+/// Values that are owed stand beside a partition's scores, as those of a partition that no log has.
+const VALUES_BESIDE: u32 = 1 << 31;
+
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct OwedRow {
     #[prost(string, tag = "1")]
@@ -101,12 +168,19 @@ pub(crate) struct OwedRow {
 
 impl<K: Kv> Store<K> {
     /// See [`Scores::scores`].
-    pub(crate) fn scores_now(&self, queries: &[JourneyQuery]) -> Result<Vec<Vec<TouchScore>>, StoreError> {
+    pub(crate) fn scores_now(&self, queries: &[JourneyQuery]) -> Result<Vec<ConversionScores>, StoreError> {
         let reader = Reader::new(self.kv.view());
         let of = |query: &JourneyQuery| {
-            let keys = score_keys(EventHash::new(&query.tenant, &query.conversion_id));
-            let rows = reader.range(Table::Scores, keys);
-            in_order(rows.map(|pair| pair?.1.decode::<ScoreRow>(Table::Scores)))
+            let conversion = EventHash::new(&query.tenant, &query.conversion_id);
+            let value_key = score_key(conversion, &VALUE_AT);
+            let rows = reader.range(Table::Scores, score_keys(conversion));
+            collected(rows.map(|pair| {
+                let (key, payload) = pair?;
+                Ok(match key[..] == value_key[..] {
+                    true => Stored::Value(payload.decode(Table::Scores)?),
+                    false => Stored::Touch(payload.decode(Table::Scores)?),
+                })
+            }))
         };
         queries.iter().map(of).collect()
     }
@@ -123,10 +197,16 @@ impl<K: Kv> Store<K> {
         let mut batch = Batch::default();
         for new in scores {
             let conversion = EventHash::new(&new.tenant, &new.conversion_id);
-            for score in &new.scores {
-                let key = score_key(conversion, EventHash::new(&new.tenant, &score.touch_id));
+            for score in &new.scores.touches {
+                let key = score_key(conversion, &EventHash::new(&new.tenant, &score.touch_id).0);
                 if !reader.contains(Table::Scores, &key)? {
                     batch.put(Table::Scores, key, &ScoreRow::from(score.clone()));
+                }
+            }
+            if let Some(value) = &new.scores.value {
+                let key = score_key(conversion, &VALUE_AT);
+                if !reader.contains(Table::Scores, &key)? {
+                    batch.put(Table::Scores, key, &ValueRow::from(value.clone()));
                 }
             }
         }
@@ -139,12 +219,17 @@ impl<K: Kv> Store<K> {
     }
 
     /// See [`Scores::owed`].
-    pub(crate) fn owed_now(&self, partition: u32, limit: usize) -> Result<Vec<Owed>, StoreError> {
+    pub(crate) fn owed_now(
+        &self,
+        partition: u32,
+        kind: ScoreKind,
+        limit: usize,
+    ) -> Result<Vec<Owed>, StoreError> {
         let reader = Reader::new(self.kv.view());
-        let end =
-            partition.checked_add(1).map_or_else(|| vec![u8::MAX; 5], |next| next.to_be_bytes().to_vec());
-        let rows = reader.range(Table::Owed, partition.to_be_bytes().to_vec()..end).take(limit);
-        rows.map(|pair| Ok(pair?.1.decode::<OwedRow>(Table::Owed)?.into())).collect()
+        let first = owed_of(partition, kind);
+        let end = [&first[..], &[u8::MAX; 17]].concat();
+        let rows = reader.range(Table::Owed, first.to_vec()..end).take(limit);
+        rows.map(|pair| Ok(pair?.1.decode::<OwedRow>(Table::Owed)?.owed(kind))).collect()
     }
 
     /// See [`Scores::settle`].
@@ -166,7 +251,7 @@ impl<K: Kv> Store<K> {
 
 #[async_trait]
 impl<K: Kv> Scores for Store<K> {
-    async fn scores(&self, queries: &[JourneyQuery]) -> Result<Vec<Vec<TouchScore>>, StoreError> {
+    async fn scores(&self, queries: &[JourneyQuery]) -> Result<Vec<ConversionScores>, StoreError> {
         blocking(|| self.scores_now(queries))
     }
 
@@ -179,8 +264,8 @@ impl<K: Kv> Scores for Store<K> {
         blocking(|| self.put_scores_now(partition, scores, owed))
     }
 
-    async fn owed(&self, partition: u32, limit: usize) -> Result<Vec<Owed>, StoreError> {
-        blocking(|| self.owed_now(partition, limit))
+    async fn owed(&self, partition: u32, kind: ScoreKind, limit: usize) -> Result<Vec<Owed>, StoreError> {
+        blocking(|| self.owed_now(partition, kind, limit))
     }
 
     async fn settle(&self, partition: u32, owed: &[Owed]) -> Result<(), StoreError> {
@@ -204,6 +289,20 @@ impl From<ScoreRow> for TouchScore {
     }
 }
 
+impl From<ValueScore> for ValueRow {
+    fn from(score: ValueScore) -> Self {
+        let ValueScore { model, version, value, lower, upper, level } = score;
+        Self { model, version, value, lower, upper, level }
+    }
+}
+
+impl From<ValueRow> for ValueScore {
+    fn from(row: ValueRow) -> Self {
+        let ValueRow { model, version, value, lower, upper, level } = row;
+        Self { model, version, value, lower, upper, level }
+    }
+}
+
 impl From<&Owed> for OwedRow {
     fn from(owed: &Owed) -> Self {
         Self {
@@ -214,30 +313,41 @@ impl From<&Owed> for OwedRow {
     }
 }
 
-impl From<OwedRow> for Owed {
-    fn from(row: OwedRow) -> Self {
-        Self { tenant: row.tenant.into(), conversion_id: row.conversion_id, cause: row.cause.into() }
+impl OwedRow {
+    pub(crate) fn owed(self, kind: ScoreKind) -> Owed {
+        let Self { tenant, conversion_id, cause } = self;
+        Owed { kind, tenant: tenant.into(), conversion_id, cause: cause.into() }
     }
 }
 
-/// Rows as scores, ordered by touch id; one that is no probability is damaged.
-pub(crate) fn in_order(
-    rows: impl Iterator<Item = Result<ScoreRow, StoreError>>,
-) -> Result<Vec<TouchScore>, StoreError> {
-    let mut scores = Vec::new();
+/// Rows of a conversion as its scores; one that is no probability, or no value within an interval, is damaged.
+pub(crate) fn collected(
+    rows: impl Iterator<Item = Result<Stored, StoreError>>,
+) -> Result<ConversionScores, StoreError> {
+    let mut scores = ConversionScores::default();
     for row in rows {
-        let row = row?;
-        if !(0.0..=1.0).contains(&row.probability) {
-            return Err(damaged(Table::Scores));
+        match row? {
+            Stored::Touch(row) if (0.0..=1.0).contains(&row.probability) => scores.touches.push(row.into()),
+            Stored::Value(row) if row.lower <= row.value && row.value <= row.upper => {
+                scores.value = Some(row.into());
+            }
+            Stored::Touch(_) | Stored::Value(_) => return Err(damaged(Table::Scores)),
         }
-        scores.push(TouchScore::from(row));
     }
-    scores.sort_by(|one, other| one.touch_id.cmp(&other.touch_id));
+    scores.touches.sort_by(|one, other| one.touch_id.cmp(&other.touch_id));
     Ok(scores)
 }
 
-fn score_key(conversion: EventHash, touch: EventHash) -> Vec<u8> {
-    [conversion.0, touch.0].concat()
+/// The partition that what is owed stands under.
+pub(crate) fn owed_of(partition: u32, kind: ScoreKind) -> [u8; 4] {
+    match kind {
+        ScoreKind::Fraud => partition.to_be_bytes(),
+        ScoreKind::Value => (partition | VALUES_BESIDE).to_be_bytes(),
+    }
+}
+
+fn score_key(conversion: EventHash, at: &[u8]) -> Vec<u8> {
+    [&conversion.0[..], at].concat()
 }
 
 fn score_keys(conversion: EventHash) -> Range<Vec<u8>> {
@@ -246,5 +356,5 @@ fn score_keys(conversion: EventHash) -> Range<Vec<u8>> {
 
 fn owed_key(partition: u32, owed: &Owed) -> Vec<u8> {
     let conversion = EventHash::new(&owed.tenant, &owed.conversion_id);
-    [&partition.to_be_bytes()[..], &conversion.0].concat()
+    [&owed_of(partition, owed.kind)[..], &conversion.0].concat()
 }

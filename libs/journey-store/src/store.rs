@@ -67,8 +67,12 @@ impl<K: Kv> JourneyStore for Store<K> {
         blocking(|| self.record_now(partition, events))
     }
 
-    async fn journeys(&self, queries: &[JourneyQuery]) -> Result<Vec<Option<StoredJourney>>, StoreError> {
-        blocking(|| self.journeys_now(queries))
+    async fn journeys(
+        &self,
+        queries: &[JourneyQuery],
+        conversions_max: usize,
+    ) -> Result<Vec<Option<StoredJourney>>, StoreError> {
+        blocking(|| self.journeys_now(queries, conversions_max))
     }
 
     async fn commit(

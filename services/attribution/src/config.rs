@@ -20,6 +20,8 @@ pub struct Config {
     pub stream_decisions_max: usize,
     /// The model that is asked for the probability of fraud.
     pub score_model: String,
+    /// The model that is asked for the lifetime value; none when empty.
+    pub value_model: String,
     /// How long the decisions of one batch wait for their scores; 1 to [`SCORE_DEADLINE_MILLIS_MAX`].
     #[serde(deserialize_with = "score_deadline")]
     pub score_deadline_millis: u64,
@@ -44,6 +46,7 @@ impl Default for Config {
             fact_linger_millis: 250,
             stream_decisions_max: 1_024,
             score_model: "fraud".into(),
+            value_model: "value".into(),
             score_deadline_millis: 20,
             score_pause_millis: 1_000,
             score_touches_max: 10,

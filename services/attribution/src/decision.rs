@@ -72,6 +72,7 @@ pub(crate) fn make(case: Case, rules: &Rules, scoring: &Scoring<'_>) -> Result<D
     };
     let decided = model::decide_scored(journey, rules, &scoring.fraud_scores());
     let score = scoring.score(&decided, rules);
+    let lifetime_value = scoring.lifetime_value(&case.conversion);
     let mut events: HashMap<String, Event> =
         case.touches.into_iter().map(|event| (event.event_id.clone(), event)).collect();
     let winner = winner(&decided);
@@ -105,6 +106,7 @@ pub(crate) fn make(case: Case, rules: &Rules, scoring: &Scoring<'_>) -> Result<D
         editions: Vec::new(),
         explanation,
         fraud,
+        lifetime_value,
     })
 }
 
@@ -205,12 +207,7 @@ pub fn event_to_touch(event: &Event) -> Option<model::Touch> {
 /// # Errors
 /// When its value is no decimal number.
 pub fn event_to_conversion(event: &Event) -> Result<model::Conversion, Error> {
-    let value_micros = if event.value.is_empty() {
-        0
-    } else {
-        model::money::parse_micros(&event.value)
-            .map_err(|error| Error::Decision(format!("value of {}: {error}", event.event_id)))?
-    };
+    let value_micros = value_micros(&event.value, &event.event_id)?;
     Ok(model::Conversion {
         id: event.event_id.clone(),
         name: event.conversion.clone(),
@@ -220,6 +217,14 @@ pub fn event_to_conversion(event: &Event) -> Result<model::Conversion, Error> {
         currency: event.currency.clone(),
         install_begin_millis: event.install_begin.as_ref().map(journey_store::time_millis),
     })
+}
+
+/// A value in micros; an absent one is zero.
+pub(crate) fn value_micros(value: &str, of: &str) -> Result<i64, Error> {
+    if value.is_empty() {
+        return Ok(0);
+    }
+    model::money::parse_micros(value).map_err(|error| Error::Decision(format!("value of {of}: {error}")))
 }
 
 fn verdict(verdict: model::Verdict) -> Verdict {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures_util::future::try_join_all;
-use model::features::{Features, NAMES};
+use journey_store::ScoreKind;
 use parking_lot::Mutex;
 use proto::ml::{
     Features as Row, RowScore, ScoreRequest, ScoreResponse, ml_gateway_service_client::MlGatewayServiceClient,
@@ -29,22 +29,22 @@ const REASONS_MAX: u32 = 3;
 /// The bytes of an answer.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// A client with its limits.
+/// A client with its limits, for one model: that one of two models fails says nothing of the other.
 pub(crate) struct Gateway {
     peer: Peer,
+    pub(crate) kind: ScoreKind,
     model: String,
     deadline: Duration,
     pause: Duration,
     rests_until: Mutex<Option<Instant>>,
 }
 
-/// One answer.
+/// The answer to one row: of a model of fraud a probability, of one of values a number with its interval.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Scored {
     pub(crate) model: Arc<str>,
     pub(crate) version: Arc<str>,
-    pub(crate) probability: f64,
-    pub(crate) reasons: Vec<String>,
+    pub(crate) row: RowScore,
 }
 
 /// Why there is no answer, in the words of the decision.
@@ -54,7 +54,7 @@ pub(crate) enum Failure {
     Refused,
     /// What was asked cannot be answered, now or later.
     Senseless,
-    Wrong,
+    Wrong(ScoreKind),
     Rests,
 }
 
@@ -68,10 +68,15 @@ pub(crate) struct Deadline {
 // === impl Gateway ===
 
 impl Gateway {
-    pub(crate) fn new(peer: Peer, config: &Config) -> Self {
+    pub(crate) fn new(peer: Peer, kind: ScoreKind, config: &Config) -> Self {
+        let model = match kind {
+            ScoreKind::Fraud => &config.score_model,
+            ScoreKind::Value => &config.value_model,
+        };
         Self {
             peer,
-            model: config.score_model.clone(),
+            kind,
+            model: model.clone(),
             deadline: Duration::from_millis(config.score_deadline_millis),
             pause: Duration::from_millis(config.score_pause_millis),
             rests_until: Mutex::default(),
@@ -91,13 +96,16 @@ impl Gateway {
     /// Asks for scores, of each tenant's rows in one call, until the deadline; one for each row, in order.
     pub(crate) async fn score(
         &self,
-        tenants: Vec<(Arc<str>, Vec<Features>)>,
+        tenants: Vec<(Arc<str>, Vec<Row>)>,
         until: &mut Deadline,
     ) -> Result<Vec<Vec<Scored>>, Failure> {
         if !self.is_awake() {
             return Err(Failure::Rests);
         }
-        let calls = tenants.into_iter().map(|(tenant, rows)| async move { self.call(&tenant, &rows).await });
+        if Instant::now() >= until.at {
+            return Err(Failure::Late(self.deadline));
+        }
+        let calls = tenants.into_iter().map(|(tenant, rows)| async move { self.call(&tenant, rows).await });
         let answer = tokio::time::timeout_at(until.at.into(), try_join_all(calls)).await;
         let answer = answer.unwrap_or(Err(Failure::Late(self.deadline)));
         match &answer {
@@ -106,7 +114,7 @@ impl Gateway {
             Ok(_) => {
                 until.whole = false;
                 if self.rests_until.lock().take().is_some() {
-                    tracing::info!("the model gateway answers again");
+                    tracing::info!(model = self.model, "the model gateway answers again");
                 }
             }
             // It is well, and others' touches may be scored.
@@ -114,19 +122,21 @@ impl Gateway {
             Err(failure) => {
                 let was = self.rests_until.lock().replace(Instant::now() + self.pause);
                 if was.is_none() {
-                    tracing::warn!("decisions are made without scores: {failure}");
+                    tracing::warn!(model = self.model, "decisions are made without scores: {failure}");
                 }
             }
         }
         answer
     }
 
-    async fn call(&self, tenant: &str, rows: &[Features]) -> Result<Vec<Scored>, Failure> {
+    async fn call(&self, tenant: &str, rows: Vec<Row>) -> Result<Vec<Scored>, Failure> {
+        let count = rows.len();
+        let reasoned = self.kind == ScoreKind::Fraud && count <= REASONED_ROWS_MAX;
         let request = ScoreRequest {
             model: self.model.clone(),
             version: String::new(),
-            rows: rows.iter().map(row).collect(),
-            contributions_max: if rows.len() <= REASONED_ROWS_MAX { REASONS_MAX } else { 0 },
+            rows,
+            contributions_max: if reasoned { REASONS_MAX } else { 0 },
         };
         let mut client = MlGatewayServiceClient::new(self.peer.for_tenant(tenant))
             .max_decoding_message_size(ANSWER_BYTES_MAX);
@@ -134,34 +144,43 @@ impl Gateway {
             tracing::debug!(%status, "the model gateway refused");
             if status.code() == Code::InvalidArgument { Failure::Senseless } else { Failure::Refused }
         })?;
-        checked(answer.into_inner(), rows.len())
+        checked(self.kind, answer.into_inner(), count)
     }
 }
 
-fn row(features: &Features) -> Row {
-    let known =
-        NAMES.into_iter().zip(features).filter_map(|(name, value)| Some((name.to_owned(), (*value)?)));
+// === impl Deadline ===
+
+impl Deadline {
+    /// The same moment for another model, of which none came yet.
+    pub(crate) fn of_another(&self) -> Self {
+        Self { at: self.at, whole: true }
+    }
+}
+
+/// The features that are known, by name.
+pub(crate) fn row<const N: usize>(names: [&str; N], values: [Option<f64>; N]) -> Row {
+    let known = names.into_iter().zip(values).filter_map(|(name, value)| Some((name.to_owned(), value?)));
     Row { values: known.collect() }
 }
 
-/// Takes an answer apart; one with another shape, or whose numbers are no probabilities, is none.
-fn checked(answer: ScoreResponse, rows: usize) -> Result<Vec<Scored>, Failure> {
-    let is_probability = |row: &RowScore| (0.0..=1.0).contains(&row.calibrated);
-    if answer.rows.len() != rows || answer.model.is_empty() || !answer.rows.iter().all(is_probability) {
+/// Takes an answer apart; one with another shape, or whose numbers are not those of the kind, is none.
+fn checked(kind: ScoreKind, answer: ScoreResponse, rows: usize) -> Result<Vec<Scored>, Failure> {
+    let is_right = |row: &RowScore| match kind {
+        ScoreKind::Fraud => (0.0..=1.0).contains(&row.calibrated),
+        ScoreKind::Value => row.interval.as_ref().is_some_and(|interval| {
+            let ends = [interval.lower, interval.upper];
+            row.calibrated.is_finite()
+                && ends.iter().all(|end| end.is_finite())
+                && interval.lower <= interval.upper
+                && (0.0..=1.0).contains(&interval.level)
+        }),
+    };
+    if answer.rows.len() != rows || answer.model.is_empty() || !answer.rows.iter().all(is_right) {
         tracing::debug!(rows, answered = answer.rows.len(), "the model gateway's answer cannot be used");
-        return Err(Failure::Wrong);
+        return Err(Failure::Wrong(kind));
     }
     let (model, version): (Arc<str>, Arc<str>) = (answer.model.into(), answer.version.into());
-    let scored = |row: RowScore| Scored {
-        model: Arc::clone(&model),
-        version: Arc::clone(&version),
-        probability: row.calibrated,
-        reasons: row
-            .contributions
-            .iter()
-            .map(|part| format!("{} {:+.3}", part.feature, part.contribution))
-            .collect(),
-    };
+    let scored = |row| Scored { model: Arc::clone(&model), version: Arc::clone(&version), row };
     Ok(answer.rows.into_iter().map(scored).collect())
 }
 
@@ -173,7 +192,12 @@ impl std::fmt::Display for Failure {
             }
             Self::Senseless => f.write_str("the model gateway cannot score what was asked"),
             Self::Refused => f.write_str("the model gateway did not take the call"),
-            Self::Wrong => f.write_str("the model gateway's answer was no probability for each touch"),
+            Self::Wrong(ScoreKind::Fraud) => {
+                f.write_str("the model gateway's answer was no probability for each touch")
+            }
+            Self::Wrong(ScoreKind::Value) => {
+                f.write_str("the model gateway's answer was no value with an interval for each conversion")
+            }
             Self::Rests => f.write_str("the model gateway failed a moment ago and was not asked"),
         }
     }

@@ -5,6 +5,7 @@
 
 pub mod features;
 
+mod asking;
 mod assignment;
 mod config;
 mod decision;

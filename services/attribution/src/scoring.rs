@@ -1,7 +1,8 @@
-//! Scores in decisions: which touches need one, where it comes from, and what is owed when there is none.
+//! Scores in decisions: which touches need one, where it comes from, and what is owed when there is none; and the same of the
+//! predicted value of the person.
 //!
-//! A score is a fact: it is made once for a touch of a conversion, stored before the decision that it is part of, and taken
-//! from there by every later edition.
+//! A score is a fact: it is made once for a touch of a conversion, or a value for a conversion, stored before the decision
+//! that it is part of, and taken from there by every later edition.
 
 use std::{
     cmp::Reverse,
@@ -15,26 +16,30 @@ use std::{
 
 use event_log::{Entry, EventLog};
 use journey_store::{
-    Incoming, JourneyQuery, NewScores, Outcome, Owed, Position, Scores, StoreError, StoredJourney, TouchScore,
+    ConversionScores, Incoming, JourneyQuery, NewScores, Outcome, Owed, Position, ScoreKind, Scores,
+    StoreError, StoredJourney, TouchScore, ValueScore,
 };
 use model::{
     FraudRule, FraudScores, Rules, TouchKind, Verdict,
-    features::{Features, features},
+    features::{HORIZON_WEEKS, NAMES, PURCHASES_MAX, VALUE_NAMES, features, value_features},
     fraud::PROBABILITY_MICROS,
     traffic::Traffic,
 };
 use parking_lot::Mutex;
 use proto::{
-    decisions::{Decision, Score},
-    events::DecisionReason,
+    decisions::{Decision, LifetimeValue, Score},
+    events::{DecisionReason, Event},
+    ml::Features as Row,
 };
 
 use crate::{
-    Config, Deps, decision,
+    Config, Deps,
+    asking::{Made, Wanted, ask, by_touch},
+    decision,
     error::Error,
-    features::{converted, engagement},
+    features::{converted, engagement, purchases},
     frames,
-    gateway::{Deadline, Failure, Gateway, ROWS_MAX, Scored},
+    gateway::{Gateway, row},
 };
 
 /// Conversions that are asked to be decided again at once because a score can be had.
@@ -46,7 +51,9 @@ const OWED_PAUSE_MAX: Duration = Duration::from_secs(600);
 
 /// Shared by all workers of the process.
 pub(crate) struct Scorer {
-    gateway: Gateway,
+    fraud: Gateway,
+    /// `None` where no model of values is asked.
+    value: Option<Gateway>,
     scores: Arc<dyn Scores>,
     touches_max: usize,
     partitions: usize,
@@ -59,8 +66,11 @@ pub(crate) struct WorkerScores {
     scorer: Arc<Scorer>,
     /// Whether traffic is counted without a gap since the worker began.
     counting: AtomicBool,
-    look: Mutex<Look>,
+    /// One for each kind of score.
+    looks: Mutex<[Look; KINDS.len()]>,
 }
+
+const KINDS: [ScoreKind; 2] = [ScoreKind::Fraud, ScoreKind::Value];
 
 /// When it is looked again what is owed.
 struct Look {
@@ -101,13 +111,10 @@ pub(crate) struct Given {
     pub(crate) scores: BTreeMap<String, TouchScore>,
     /// Why a touch that should have a score has none.
     pub(crate) missing: Option<String>,
-}
-
-/// Touches of one conversion that need a score.
-struct Wanted {
-    due: usize,
-    touches: Vec<String>,
-    rows: Vec<Features>,
+    /// The predicted value.
+    pub(crate) value: Option<ValueScore>,
+    /// Why there is no value; `None` where there is one, or where none is asked for.
+    pub(crate) value_missing: Option<String>,
 }
 
 // === impl Scorer ===
@@ -116,8 +123,10 @@ impl Scorer {
     /// `None` where no gateway is set.
     pub(crate) fn new(config: &Config, deps: &Deps) -> Option<Self> {
         let peer = deps.gateway.clone()?;
+        let has_values = !config.value_model.is_empty();
         Some(Self {
-            gateway: Gateway::new(peer, config),
+            value: has_values.then(|| Gateway::new(peer.clone(), ScoreKind::Value, config)),
+            fraud: Gateway::new(peer, ScoreKind::Fraud, config),
             scores: Arc::clone(&deps.scores),
             touches_max: config.score_touches_max,
             partitions: deps.log.partitions() as usize,
@@ -154,82 +163,64 @@ impl Scorer {
     }
 
     /// What each conversion is decided with, in order: stored scores, and new ones, which are stored on return. Where the
-    /// gateway fails it is stored that they are owed.
+    /// gateway fails it is stored that they are owed. Values are asked for when touches have been, in what is left of the
+    /// time. Also answers of which kinds there are scores now that an earlier decision was made without.
     ///
     /// # Errors
     /// The store's; the gateway's failures are part of the answer.
-    pub(crate) async fn given(&self, partition: u32, due: &[ToScore<'_>]) -> Result<Vec<Given>, Error> {
+    async fn given(
+        &self,
+        partition: u32,
+        due: &[ToScore<'_>],
+    ) -> Result<(Vec<Given>, BTreeSet<ScoreKind>), Error> {
         let mut given = self.stored(due).await?;
-        let mut wanted = Vec::new();
-        for (index, (due, given)) in due.iter().zip(&given).enumerate() {
-            let touches = self.wanted(due, given)?;
-            if !touches.is_empty() {
-                let (touches, rows) = self.rows(due, touches);
-                wanted.push(Wanted { due: index, touches, rows });
-            }
+        let wanted = self.wanted(due, &given)?;
+        let valued = match &self.value {
+            Some(gateway) => Some((gateway, wanted_values(due, &mut given)?)),
+            None => None,
+        };
+        let mut made = Made::default();
+        let mut until = self.fraud.until();
+        ask(&self.fraud, due, wanted, &mut until, &mut given, &mut made).await;
+        if let Some((gateway, wanted)) = valued {
+            ask(gateway, due, wanted, &mut until.of_another(), &mut given, &mut made).await;
         }
-        if wanted.is_empty() {
-            return Ok(given);
-        }
-        let (mut new, mut owed) = (Vec::new(), Vec::new());
-        let mut until = self.gateway.until();
-        let mut failed = None;
-        for wanted in calls(wanted) {
-            let answers = match failed {
-                None => self.ask(due, &wanted, &mut until).await,
-                Some(failure) => Err(failure),
-            };
-            match answers {
-                Ok(answers) => {
-                    for (wanted, scored) in wanted.into_iter().zip(answers) {
-                        let due = &due[wanted.due];
-                        let scores: Vec<TouchScore> = wanted
-                            .touches
-                            .into_iter()
-                            .zip(scored)
-                            .map(|(id, scored)| score(id, scored))
-                            .collect();
-                        let with_ids = scores.iter().map(|score| (score.touch_id.clone(), score.clone()));
-                        given[wanted.due].scores.extend(with_ids);
-                        new.push(NewScores {
-                            tenant: Arc::clone(due.tenant),
-                            conversion_id: due.conversion_id.to_owned(),
-                            cause: due.cause,
-                            scores,
-                        });
-                    }
+        let Made { new, owed } = made;
+        let mut brought = BTreeSet::new();
+        let new: Vec<NewScores> = new
+            .into_iter()
+            .map(|(index, scores)| {
+                let due = &due[index];
+                if !due.new {
+                    brought.extend((!scores.touches.is_empty()).then_some(ScoreKind::Fraud));
+                    brought.extend(scores.value.is_some().then_some(ScoreKind::Value));
                 }
-                Err(failure) => {
-                    let senseless = failure == Failure::Senseless;
-                    failed = Some(failure).filter(|_| !senseless);
-                    for wanted in wanted {
-                        let due = &due[wanted.due];
-                        given[wanted.due].missing = Some(failure.to_string());
-                        if !senseless {
-                            owed.push(Owed {
-                                tenant: Arc::clone(due.tenant),
-                                conversion_id: due.conversion_id.to_owned(),
-                                cause: due.cause,
-                            });
-                        }
-                    }
+                NewScores {
+                    tenant: Arc::clone(due.tenant),
+                    conversion_id: due.conversion_id.to_owned(),
+                    cause: due.cause,
+                    scores,
                 }
-            }
+            })
+            .collect();
+        if !new.is_empty() || !owed.is_empty() {
+            self.scores.put_scores(partition, &new, &owed).await?;
         }
-        self.scores.put_scores(partition, &new, &owed).await?;
-        Ok(given)
+        Ok((given, brought))
     }
 
-    /// Conversions of a partition that are owed a score; none while the gateway has none to give.
-    async fn owed(&self, partition: u32) -> Result<Vec<Owed>, StoreError> {
-        if !self.gateway.is_awake() {
-            return Ok(Vec::new());
-        }
-        let owed = self.scores.owed(partition, OWED_MAX).await?;
+    /// Conversions of a partition that are owed a score of a kind; none while the gateway has none to give.
+    async fn owed(&self, partition: u32, kind: ScoreKind) -> Result<Vec<Owed>, StoreError> {
+        let gateway = match kind {
+            ScoreKind::Fraud => Some(&self.fraud),
+            ScoreKind::Value => self.value.as_ref(),
+        };
+        let Some(gateway) = gateway.filter(|gateway| gateway.is_awake()) else { return Ok(Vec::new()) };
+        let owed = self.scores.owed(partition, kind, OWED_MAX).await?;
         if let Some(first) = owed.first() {
-            // A touch of which nothing is known is a question like any other.
-            let probe = vec![(Arc::clone(&first.tenant), vec![Features::default()])];
-            if self.gateway.score(probe, &mut self.gateway.until()).await.is_err() {
+            // A row of which nothing is known is a question like any other.
+            let probe = vec![(Arc::clone(&first.tenant), vec![Row::default()])];
+            if gateway.score(probe, &mut gateway.until()).await.is_err() {
                 return Ok(Vec::new());
             }
         }
@@ -247,15 +238,30 @@ impl Scorer {
             conversion_id: due[*index].conversion_id.to_owned(),
         };
         let queries: Vec<JourneyQuery> = old.iter().map(query).collect();
-        for (index, scores) in old.into_iter().zip(self.scores.scores(&queries).await?) {
-            given[index].scores = scores.into_iter().map(|score| (score.touch_id.clone(), score)).collect();
+        for (index, ConversionScores { touches, value }) in
+            old.into_iter().zip(self.scores.scores(&queries).await?)
+        {
+            given[index].scores = by_touch(touches).collect();
+            given[index].value = value;
         }
         Ok(given)
     }
 
+    fn wanted(&self, due: &[ToScore<'_>], given: &[Given]) -> Result<Vec<Wanted>, Error> {
+        let mut wanted = Vec::new();
+        for (index, (due, given)) in due.iter().zip(given).enumerate() {
+            let touches = self.wanted_touches(due, given)?;
+            if !touches.is_empty() {
+                let (touches, rows) = self.rows(due, touches);
+                wanted.push(Wanted { due: index, touches, rows });
+            }
+        }
+        Ok(wanted)
+    }
+
     /// The touches that need a score and have none: the winner, and where a probability can reject, those that would win
     /// next.
-    fn wanted(&self, due: &ToScore<'_>, given: &Given) -> Result<Vec<String>, Error> {
+    fn wanted_touches(&self, due: &ToScore<'_>, given: &Given) -> Result<Vec<String>, Error> {
         let touches = due.journey.touches.iter().filter_map(decision::event_to_touch).collect();
         let journey = model::Journey {
             conversion: decision::event_to_conversion(&due.journey.conversion.event)?,
@@ -281,7 +287,7 @@ impl Scorer {
         Ok(wanted)
     }
 
-    fn rows(&self, due: &ToScore<'_>, touches: Vec<String>) -> (Vec<String>, Vec<Features>) {
+    fn rows(&self, due: &ToScore<'_>, touches: Vec<String>) -> (Vec<String>, Vec<Row>) {
         let seen = self.seen.lock();
         let unknown;
         let traffic = if seen.partitions.len() == self.partitions {
@@ -294,43 +300,45 @@ impl Scorer {
         let events: HashMap<&str, _> =
             due.journey.touches.iter().map(|touch| (touch.event_id.as_str(), touch)).collect();
         let conversion = converted(&due.journey.conversion.event);
-        let row = |id: String| {
+        let of_touch = |id: String| {
             let touch = engagement(due.tenant, events.get(id.as_str())?)?;
-            let row = features(traffic, &touch, &conversion);
+            let row = row(NAMES, features(traffic, &touch, &conversion));
             Some((id, row))
         };
-        touches.into_iter().filter_map(row).unzip()
+        touches.into_iter().filter_map(of_touch).unzip()
     }
+}
 
-    /// One call for the rows of each tenant.
-    async fn ask(
-        &self,
-        due: &[ToScore<'_>],
-        wanted: &[Wanted],
-        until: &mut Deadline,
-    ) -> Result<Vec<Vec<Scored>>, Failure> {
-        let mut tenants: BTreeMap<Arc<str>, Vec<Features>> = BTreeMap::new();
-        for wanted in wanted {
-            tenants.entry(Arc::clone(due[wanted.due].tenant)).or_default().extend(&wanted.rows);
+/// The conversions that need a value and have none.
+fn wanted_values(due: &[ToScore<'_>], given: &mut [Given]) -> Result<Vec<Wanted>, Error> {
+    let mut wanted = Vec::new();
+    for (index, (due, given)) in due.iter().zip(given).enumerate() {
+        if given.value.is_some() {
+            continue;
         }
-        let names: Vec<Arc<str>> = tenants.keys().cloned().collect();
-        let answers = self.gateway.score(tenants.into_iter().collect(), until).await?;
-        let mut answers: BTreeMap<Arc<str>, _> =
-            names.into_iter().zip(answers.into_iter().map(Vec::into_iter)).collect();
-        let mut next = |wanted: &Wanted| {
-            let answers = answers.get_mut(due[wanted.due].tenant);
-            answers.map(|answers| answers.take(wanted.rows.len()).collect()).unwrap_or_default()
-        };
-        Ok(wanted.iter().map(&mut next).collect())
+        let now_millis = journey_store::event_millis(&due.journey.conversion.event);
+        match value_features(&purchases(due.journey)?, now_millis) {
+            Some(values) => {
+                let rows = vec![row(VALUE_NAMES, values.map(Some))];
+                wanted.push(Wanted { due: index, touches: Vec::new(), rows });
+            }
+            None => given.value_missing = Some("the person has not bought anything yet".into()),
+        }
     }
+    Ok(wanted)
 }
 
 // === impl WorkerScores ===
 
 impl WorkerScores {
     pub(crate) fn new(partition: u32, scorer: Arc<Scorer>) -> Self {
-        let look = Look { at: Instant::now(), pause: OWED_PAUSE, brought: true };
-        Self { partition, scorer, counting: AtomicBool::new(false), look: Mutex::new(look) }
+        let looks = KINDS.map(|_| Look { at: Instant::now(), pause: OWED_PAUSE, brought: true });
+        Self { partition, scorer, counting: AtomicBool::new(false), looks: Mutex::new(looks) }
+    }
+
+    /// The conversions of a person that have to be read with a journey.
+    pub(crate) fn conversions_max(&self) -> usize {
+        if self.scorer.value.is_some() { PURCHASES_MAX } else { 0 }
     }
 
     /// A batch was read from some record on. What was before the first one is not known, unless there was nothing.
@@ -361,9 +369,9 @@ impl WorkerScores {
 
     /// What each conversion is decided with.
     pub(crate) async fn given(&self, due: &[ToScore<'_>]) -> Result<Vec<Given>, Error> {
-        let given = self.scorer.given(self.partition, due).await?;
-        if due.iter().zip(&given).any(|(due, given)| !due.new && !given.scores.is_empty()) {
-            self.look.lock().brought = true;
+        let (given, brought) = self.scorer.given(self.partition, due).await?;
+        for kind in brought {
+            self.looks.lock()[kind as usize].brought = true;
         }
         Ok(given)
     }
@@ -375,17 +383,20 @@ impl WorkerScores {
 
     /// Now and then, asks for conversions that are owed a score to be decided again, if a score can be had.
     pub(crate) async fn ask_again(&self, log: &dyn EventLog) -> Result<(), Error> {
-        if !self.look.lock().is_due() {
-            return Ok(());
+        let mut owed = Vec::new();
+        for kind in KINDS {
+            if self.looks.lock()[kind as usize].is_due() {
+                let found = self.scorer.owed(self.partition, kind).await?;
+                self.looks.lock()[kind as usize].looked(found.is_empty());
+                owed.extend(found);
+            }
         }
-        let owed = self.scorer.owed(self.partition).await?;
-        self.look.lock().looked(owed.is_empty());
-        let mut tenants: BTreeMap<&Arc<str>, Vec<(String, DecisionReason)>> = BTreeMap::new();
+        let mut tenants: BTreeMap<&Arc<str>, BTreeSet<&str>> = BTreeMap::new();
         for owed in &owed {
-            let asked = (owed.conversion_id.clone(), DecisionReason::Score);
-            tenants.entry(&owed.tenant).or_default().push(asked);
+            tenants.entry(&owed.tenant).or_default().insert(&owed.conversion_id);
         }
-        for (tenant, asked) in tenants {
+        for (tenant, ids) in tenants {
+            let asked = ids.into_iter().map(|id| (id.to_owned(), DecisionReason::Score));
             for frame in frames::encode_redecides(tenant, jiff::Timestamp::now().as_microsecond(), asked) {
                 log.append(self.partition, frame).await?;
             }
@@ -453,23 +464,31 @@ impl Scoring<'_> {
             version: score.version.clone(),
         }
     }
-}
 
-/// What is asked for at once: conversions in order, with as many rows as a call may have, or one with more.
-fn calls(wanted: Vec<Wanted>) -> Vec<Vec<Wanted>> {
-    let mut calls: Vec<Vec<Wanted>> = Vec::new();
-    let mut rows = 0;
-    for wanted in wanted {
-        rows += wanted.rows.len();
-        match calls.last_mut() {
-            Some(call) if rows <= ROWS_MAX => call.push(wanted),
-            _ => {
-                rows = wanted.rows.len();
-                calls.push(vec![wanted]);
-            }
-        }
+    /// The predicted value of a decision; `None` where none is asked for.
+    pub(crate) fn lifetime_value(&self, conversion: &Event) -> Option<LifetimeValue> {
+        let none = |reason: &str| Some(LifetimeValue { reason: reason.into(), ..LifetimeValue::default() });
+        let given = match self {
+            Self::Off => return None,
+            Self::NotStored => return none("only conversions that are stored are scored"),
+            Self::Given(given) => given,
+        };
+        let Some(ValueScore { model, version, value, lower, upper, level }) = given.value.clone() else {
+            return given.value_missing.as_deref().and_then(none);
+        };
+        Some(LifetimeValue {
+            present: true,
+            value,
+            lower,
+            upper,
+            level,
+            currency: conversion.currency.clone(),
+            horizon_weeks: HORIZON_WEEKS,
+            model,
+            version,
+            reason: String::new(),
+        })
     }
-    calls
 }
 
 fn shown_candidate<'a>(decided: &'a model::Decision, rules: &Rules) -> Option<&'a model::Candidate> {
@@ -484,16 +503,6 @@ fn shown_candidate<'a>(decided: &'a model::Decision, rules: &Rules) -> Option<&'
         .filter(|(_, one)| one.verdict == Verdict::Fraud && of_window(one))
         .min_by_key(|(index, one)| (rules.precedence.rank(one.touch.kind), Reverse(*index)))
         .map(|(_, one)| one)
-}
-
-fn score(touch_id: String, scored: Scored) -> TouchScore {
-    TouchScore {
-        touch_id,
-        model: scored.model.to_string(),
-        version: scored.version.to_string(),
-        probability: scored.probability,
-        reasons: scored.reasons,
-    }
 }
 
 #[cfg(test)]

@@ -228,7 +228,8 @@ impl Worker {
             .iter()
             .map(|((tenant, id), _)| JourneyQuery { tenant: Arc::clone(tenant), conversion_id: id.clone() })
             .collect();
-        let mut journeys = self.journeys.journeys(&queries).await?;
+        let conversions_max = self.scorer.as_ref().map_or(0, WorkerScores::conversions_max);
+        let mut journeys = self.journeys.journeys(&queries, conversions_max).await?;
         read_early(&mut journeys, contents);
         let mut cases = Vec::with_capacity(due.len());
         for (((tenant, id), due), journey) in due.iter().zip(journeys) {

@@ -2,8 +2,8 @@
 
 use proto::{
     decisions::{
-        Candidate, Decision, Edition, FraudFinding, FraudRule, MatchType, ModelCredit, Score, TouchCredit,
-        Verdict, Winner,
+        Candidate, Decision, Edition, FraudFinding, FraudRule, LifetimeValue, MatchType, ModelCredit, Score,
+        TouchCredit, Verdict, Winner,
     },
     events::{DecisionReason, Event, EventType},
 };
@@ -62,6 +62,7 @@ pub(crate) fn decision(decision: &Decision) -> Value {
         "winner": decision.winner.as_ref().map(winner),
         "credit": decision.credit.iter().map(credit).collect::<Vec<_>>(),
         "score": decision.score.as_ref().map(score),
+        "lifetime_value": decision.lifetime_value.as_ref().map(lifetime_value),
         "editions": decision.editions.iter().map(edition).collect::<Vec<_>>(),
         "explanation": decision.explanation,
         "fraud": decision.fraud.iter().map(finding).collect::<Vec<_>>(),
@@ -209,6 +210,22 @@ fn score(score: &Score) -> Value {
         "event_id": given(&score.event_id),
         "model": given(&score.model),
         "version": given(&score.version),
+    })
+}
+
+fn lifetime_value(value: &LifetimeValue) -> Value {
+    let said = |number_of: f64| value.present.then(|| number(number_of));
+    json!({
+        "present": value.present,
+        "value": said(value.value),
+        "lower": said(value.lower),
+        "upper": said(value.upper),
+        "level": said(value.level),
+        "currency": given(&value.currency),
+        "horizon_weeks": value.present.then_some(value.horizon_weeks),
+        "model": given(&value.model),
+        "version": given(&value.version),
+        "reason": given(&value.reason),
     })
 }
 

@@ -9,8 +9,8 @@ use common::{ADMIN, INGEST, OTHER, READ, Service, event, inverse};
 use http::Method;
 use proto::{
     decisions::{
-        Candidate, Decision, FraudFinding, FraudRule, MatchType, ModelCredit, Score, TouchCredit, Verdict,
-        Winner,
+        Candidate, Decision, FraudFinding, FraudRule, LifetimeValue, MatchType, ModelCredit, Score,
+        TouchCredit, Verdict, Winner,
     },
     events::{DecisionReason, Event, EventType},
     query::{GetConversionRequest, GetJourneyRequest, RunReportRequest, get_journey_request::Identity},
@@ -98,6 +98,42 @@ async fn a_conversion_is_the_same_over_rest_and_grpc() {
     assert_eq!(inverse::decision(&rest.json()), grpc);
     assert_eq!(grpc.explanation, "other words");
     assert!(!rest.text().contains("planted-agent") && !rest.text().contains("192.0.2.7"));
+}
+
+#[tokio::test]
+async fn a_lifetime_value_is_the_same_over_rest_and_grpc_with_and_without_a_prediction() {
+    let (service, events) = converted().await;
+    let decision = stored_decision(&events[..1], &events[1]);
+    let none = LifetimeValue { reason: "the model gateway was away".into(), ..LifetimeValue::default() };
+    let predicted = LifetimeValue {
+        present: true,
+        value: 55.25,
+        lower: 0.0,
+        upper: 130.5,
+        level: 0.8,
+        currency: "EUR".into(),
+        horizon_weeks: 39,
+        model: "value".into(),
+        version: "1".into(),
+        reason: String::new(),
+    };
+    let shown = [
+        json!(null),
+        json!({"present": false, "value": null, "lower": null, "upper": null, "level": null, "currency": null,
+            "horizon_weeks": null, "model": null, "version": null, "reason": "the model gateway was away"}),
+        json!({"present": true, "value": 55.25, "lower": 0, "upper": 130.5, "level": 0.8, "currency": "EUR",
+            "horizon_weeks": 39, "model": "value", "version": "1", "reason": null}),
+    ];
+    for (cause, (value, shown)) in (20..).zip([None, Some(none), Some(predicted)].into_iter().zip(shown)) {
+        let decision = Decision { lifetime_value: value, ..decision.clone() };
+        service.decide(cause, DecisionReason::Score, &decision).await;
+        let rest = service.get("/v1/conversions/c-1", READ).await.json();
+        assert_eq!(rest["lifetime_value"], shown);
+        let request = GetConversionRequest { event_id: "c-1".into() };
+        let grpc = service.grpc("acme").get_conversion(request).await.unwrap().into_inner().decision.unwrap();
+        assert_eq!(grpc.lifetime_value, decision.lifetime_value);
+        assert_eq!(inverse::decision(&rest), grpc);
+    }
 }
 
 #[tokio::test]

@@ -41,6 +41,20 @@ struct Decision {
     settings_edition: String,
     explanation: String,
     score: Option<Score>,
+    lifetime_value: Option<LifetimeValue>,
+}
+
+#[derive(Debug, Deserialize)]
+struct LifetimeValue {
+    value: Option<f64>,
+    lower: Option<f64>,
+    upper: Option<f64>,
+    level: Option<f64>,
+    currency: Option<String>,
+    horizon_weeks: Option<u32>,
+    model: Option<String>,
+    version: Option<String>,
+    reason: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -130,6 +144,29 @@ impl Score {
     }
 }
 
+// === impl LifetimeValue ===
+
+impl LifetimeValue {
+    fn show(&self) -> String {
+        let text = |text: &Option<String>| text.as_deref().map(plain).unwrap_or_default();
+        let money = |value: Option<f64>| thousands(&format!("{:.2}", value.unwrap_or_default()));
+        if self.value.is_none() {
+            return format!("no lifetime value: {}\n", text(&self.reason));
+        }
+        format!(
+            "lifetime value {} {} in {} weeks; of such persons {:.0} % from {} to {} ({} {})\n",
+            money(self.value),
+            text(&self.currency),
+            self.horizon_weeks.unwrap_or_default(),
+            self.level.unwrap_or_default() * 100.0,
+            money(self.lower),
+            money(self.upper),
+            text(&self.model),
+            text(&self.version),
+        )
+    }
+}
+
 // === impl Decision ===
 
 impl Decision {
@@ -140,6 +177,9 @@ impl Decision {
         }
         if let Some(score) = &self.score {
             parts.push(score.show());
+        }
+        if let Some(value) = &self.lifetime_value {
+            parts.push(value.show());
         }
         if !self.credit.is_empty() {
             parts.push(self.credit().render(colours));

@@ -38,6 +38,28 @@ fn a_decision_is_told_whole() {
 }
 
 #[test]
+fn a_lifetime_value_is_told_with_its_interval_or_why_there_is_none() {
+    let told = |value: serde_json::Value| {
+        let decision: Decision = serde_json::from_value(json!({
+            "conversion": null, "candidates": [], "winner": null, "settings_edition": "s", "explanation": "Organic.",
+            "credit": [], "editions": [], "lifetime_value": value,
+        }))
+        .unwrap();
+        decision.show("c-1", false)
+    };
+    let predicted =
+        told(json!({"present": true, "value": 1234.567, "lower": 0, "upper": 2500.5, "level": 0.8,
+        "currency": "EUR", "horizon_weeks": 39, "model": "value", "version": "1", "reason": null}));
+    let line =
+        "lifetime value 1,234.57 EUR in 39 weeks; of such persons 80 % from 0.00 to 2,500.50 (value 1)\n";
+    assert!(predicted.contains(line), "{predicted}");
+    let none = told(json!({"present": false, "value": null, "lower": null, "upper": null, "level": null,
+        "currency": null, "horizon_weeks": null, "model": null, "version": null, "reason": "it was away"}));
+    assert!(none.contains("no lifetime value: it was away\n"), "{none}");
+    assert!(!told(json!(null)).contains("lifetime"));
+}
+
+#[test]
 fn organic_has_no_touch() {
     let decision: Decision = serde_json::from_value(json!({
         "conversion": null, "candidates": [], "winner": null, "settings_edition": "s", "explanation": "Organic.",

@@ -1,8 +1,8 @@
 //! `attribution features`.
 
 use anyhow::{Context, Result, bail};
-use attribution_service::features::{EXPORT_EVENTS_MAX, Example, export};
-use clap::{Args, Subcommand};
+use attribution_service::features::{EXPORT_EVENTS_MAX, export, export_values};
+use clap::{Args, Subcommand, ValueEnum};
 use ingestion::{
     encode::{self, Stamp},
     event::EventRef,
@@ -10,7 +10,10 @@ use ingestion::{
     validate,
 };
 use jiff::Timestamp;
-use model::{Rules, features::NAMES};
+use model::{
+    Rules,
+    features::{NAMES, VALUE_NAMES},
+};
 use prost::Message;
 use proto::events::Event;
 
@@ -19,11 +22,12 @@ use crate::{
     source::{Format, Item, Source},
 };
 
-/// What the fraud model looks at.
+/// What the models of fraud and of lifetime value look at.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  attribution features export events.ndjson.gz > features.csv")]
+  attribution features export events.ndjson.gz > features.csv
+  attribution features export --of value events.ndjson.gz > values.csv")]
 pub(crate) struct Features {
     #[command(subcommand)]
     command: Command,
@@ -37,15 +41,18 @@ enum Command {
 
 /// Compute the features of past conversions, to train a model with.
 ///
-/// Reads events from files, such as those that were imported, and writes a line for each conversion that a touch won
-/// under the default rules: `conversion_id`, `touch_id`, then the features by name. A cell is empty where a feature is
-/// not known. They are computed by the same code as when a decision asks for a score.
+/// Reads events from files, such as those that were imported, and writes for the model of fraud a line for each
+/// conversion that a touch won under the default rules: `conversion_id`, `touch_id`, then the features by name. A cell is
+/// empty where a feature is not known. For the model of lifetime value it writes a line for each conversion whose person
+/// had bought something by then: `conversion_id`, then the features by name. They are computed by the same code as when a
+/// decision asks for a score.
 ///
 /// All events are kept in memory, at most 10,000,000. A single one that breaks the rules ends the command.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  attribution features export events.ndjson.gz > features.csv")]
+  attribution features export events.ndjson.gz > features.csv
+  attribution features export --of value events.ndjson.gz > values.csv")]
 struct Export {
     /// The files; `-` is standard input
     #[arg(value_name = "FILE", required = true)]
@@ -53,19 +60,39 @@ struct Export {
     /// How the files are written, whatever their ending
     #[arg(long, value_enum)]
     format: Option<Format>,
+    /// The model that looks at them
+    #[arg(long, value_enum, default_value_t = Of::Fraud)]
+    of: Of,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Of {
+    Fraud,
+    Value,
 }
 
 impl Features {
     pub(crate) async fn run(self) -> Result<()> {
-        let Command::Export(Export { files, format }) = self.command;
+        let Command::Export(Export { files, format, of }) = self.command;
         let mut events = Vec::new();
         for file in &files {
             read(file, format, &mut events)?;
         }
-        let examples = export(events, &Rules::default()).await?;
-        let mut table = format!("conversion_id,touch_id,{}\n", NAMES.join(","));
-        for example in &examples {
-            add_line(&mut table, example);
+        let mut table = String::new();
+        match of {
+            Of::Fraud => {
+                table.push_str(&format!("conversion_id,touch_id,{}\n", NAMES.join(",")));
+                for example in export(events, &Rules::default()).await? {
+                    let ids = format!("{},{}", example.conversion_id, example.touch_id);
+                    add_line(&mut table, ids, example.features);
+                }
+            }
+            Of::Value => {
+                table.push_str(&format!("conversion_id,{}\n", VALUE_NAMES.join(",")));
+                for example in export_values(events).await? {
+                    add_line(&mut table, example.conversion_id, example.features.map(Some));
+                }
+            }
         }
         out::data(table.as_bytes())
     }
@@ -105,9 +132,9 @@ fn event(json: &str, now_millis: i64) -> Result<Event> {
 }
 
 /// Ids have no comma and no quote, so nothing needs a quote.
-fn add_line(table: &mut String, example: &Example) {
-    table.push_str(&format!("{},{}", example.conversion_id, example.touch_id));
-    for value in example.features {
+fn add_line<const N: usize>(table: &mut String, ids: String, features: [Option<f64>; N]) {
+    table.push_str(&ids);
+    for value in features {
         table.push(',');
         if let Some(value) = value {
             table.push_str(&value.to_string());

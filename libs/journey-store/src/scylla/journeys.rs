@@ -13,7 +13,7 @@ use super::{
     tables::{self, Kind, Place, Read, Row},
 };
 use crate::{
-    JourneyQuery, Page, StoreError, StoredConversion, StoredJourney,
+    JourneyQuery, Page, PastConversion, StoreError, StoredConversion, StoredJourney,
     journeys::PAGE_EVENTS_MAX,
     kv::{Table, damaged},
     rows::{self, ConversionRow, EmptyRow, IdentityRow, SeenRow},
@@ -36,9 +36,10 @@ impl Scylla {
     pub(super) async fn journeys_now(
         &self,
         queries: &[JourneyQuery],
+        conversions_max: usize,
     ) -> Result<Vec<Option<StoredJourney>>, StoreError> {
         let tables = self.tables();
-        let queries = queries.iter().cloned().map(|query| journey(tables, query));
+        let queries = queries.iter().cloned().map(|query| journey(tables, query, conversions_max));
         stream::iter(queries).buffered(QUERIES_MAX).try_collect().await
     }
 
@@ -109,7 +110,11 @@ pub(super) async fn around(tables: Tables<'_>, found: &Found) -> Result<Graph, S
     Ok(graph)
 }
 
-async fn journey(tables: Tables<'_>, query: JourneyQuery) -> Result<Option<StoredJourney>, StoreError> {
+async fn journey(
+    tables: Tables<'_>,
+    query: JourneyQuery,
+    conversions_max: usize,
+) -> Result<Option<StoredJourney>, StoreError> {
     let JourneyQuery { tenant, conversion_id } = &query;
     let Some(found) = find(tables, EventHash::new(tenant, conversion_id)).await? else { return Ok(None) };
     let graph = around(tables, &found).await?;
@@ -118,8 +123,11 @@ async fn journey(tables: Tables<'_>, query: JourneyQuery) -> Result<Option<Store
     let touches = members.iter().flat_map(|home| between(&graph, *home, Kind::Touches, from, to));
     let limit = JOURNEY_TOUCHES_MAX + 1;
     let touches = touches.map(|read| Read { newest: true, limit, ..read }).collect();
-    let (conversion, touches) =
-        tokio::try_join!(stored(tables, &graph, &found, tenant, conversion_id), tables.read(touches))?;
+    let (conversion, touches, conversions) = tokio::try_join!(
+        stored(tables, &graph, &found, tenant, conversion_id),
+        tables.read(touches),
+        past_conversions(tables, &graph, &members, to, conversions_max)
+    )?;
     let mut touches = ordered(touches.into_iter().flatten().collect(), true);
     touches.truncate(limit);
     touches.reverse();
@@ -137,7 +145,25 @@ async fn journey(tables: Tables<'_>, query: JourneyQuery) -> Result<Option<Store
         let (time, _) = rows::timeline_parts(Table::Names, &row.at)?;
         previous_conversion_millis = previous_conversion_millis.max(Some(time));
     }
-    Ok(Some(StoredJourney { conversion, person, shared, touches, previous_conversion_millis }))
+    Ok(Some(StoredJourney { conversion, person, shared, touches, previous_conversion_millis, conversions }))
+}
+
+/// The newest conversions of a person up to a moment.
+async fn past_conversions(
+    tables: Tables<'_>,
+    graph: &Graph,
+    members: &[IdentityHash],
+    to: i64,
+    limit: usize,
+) -> Result<Vec<PastConversion>, StoreError> {
+    if limit == 0 {
+        return Ok(Vec::new());
+    }
+    let reads = members.iter().flat_map(|home| between(graph, *home, Kind::Conversions, i64::MIN, to));
+    let reads = reads.map(|read| Read { newest: true, limit, ..read }).collect();
+    let mut rows = ordered(tables.read(reads).await?.into_iter().flatten().collect(), true);
+    rows.truncate(limit);
+    rows.iter().rev().map(|row| Ok(PastConversion::new(&event(Table::Conversions, row)?))).collect()
 }
 
 /// The first events of a person: spans are read in order, twice as many each round.

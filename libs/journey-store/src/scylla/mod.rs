@@ -159,8 +159,12 @@ impl JourneyStore for Scylla {
         Box::pin(self.record_now(partition, events)).await
     }
 
-    async fn journeys(&self, queries: &[JourneyQuery]) -> Result<Vec<Option<StoredJourney>>, StoreError> {
-        self.journeys_now(queries).await
+    async fn journeys(
+        &self,
+        queries: &[JourneyQuery],
+        conversions_max: usize,
+    ) -> Result<Vec<Option<StoredJourney>>, StoreError> {
+        self.journeys_now(queries, conversions_max).await
     }
 
     async fn commit(

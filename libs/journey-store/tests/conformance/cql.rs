@@ -171,7 +171,7 @@ async fn same(stores: &Stores, expected: &Stores, call: &[Incoming]) {
         let mut found = Vec::new();
         for store in [stores, expected] {
             let journey =
-                store.journeys.journeys(std::slice::from_ref(&query)).await.unwrap().remove(0).unwrap();
+                store.journeys.journeys(std::slice::from_ref(&query), 9).await.unwrap().remove(0).unwrap();
             let decided = store.journeys.conversion(TENANT, id).await.unwrap().unwrap();
             let page =
                 store.journeys.page(TENANT, decided.conversion.home, None, 100).await.unwrap().unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use journey_store::{Effects, Incoming, Outcome, Position, StoredJourney};
+use journey_store::{Effects, Incoming, Outcome, PastConversion, Position, StoredJourney};
 use model::{IdentityHash, IdentityKind};
 use proto::events::{Event, EventType};
 
@@ -115,6 +115,18 @@ impl Plain {
         Some(PlainJourney { person, shared, touches: touches[cut..].to_vec(), previous })
     }
 
+    /// The newest conversions of a conversion's person up to it.
+    pub fn past_conversions(&self, tenant: &str, conversion_id: &str, max: usize) -> Vec<PastConversion> {
+        let is_it = |first: &Incoming| &*first.tenant == tenant && first.event.event_id == conversion_id;
+        let (conversion, home) = self.firsts.iter().zip(&self.homes).find(|(first, _)| is_it(first)).unwrap();
+        let (_, _, members) = self.person(*home).unwrap();
+        let at = time(&conversion.event);
+        let past = |event: &&Event| is_conversion(event) && time(event) <= at;
+        let all: Vec<PastConversion> =
+            self.of(&members).into_iter().filter(past).map(past_conversion).collect();
+        all[all.len().saturating_sub(max)..].to_vec()
+    }
+
     /// Touches and conversions of a person, ordered.
     pub fn events(&self, identity: IdentityHash) -> Vec<Event> {
         let Some((_, _, members)) = self.person(identity) else { return Vec::new() };
@@ -180,6 +192,11 @@ pub fn time(event: &Event) -> i64 {
 
 pub fn order(event: &Event) -> (i64, &[u8]) {
     (time(event), event.event_id.as_bytes())
+}
+
+fn past_conversion(event: &Event) -> PastConversion {
+    let Event { app_id, value, currency, .. } = event.clone();
+    PastConversion { time_millis: time(event), app_id, value, currency }
 }
 
 fn is_touch(event: &Event) -> bool {

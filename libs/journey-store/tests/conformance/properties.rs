@@ -118,12 +118,17 @@ fn journeys(plain: &Plain) -> BTreeMap<(String, String), PlainJourney> {
         .collect()
 }
 
+fn queries<'a>(conversions: impl Iterator<Item = &'a (String, String)>) -> Vec<JourneyQuery> {
+    let query = |(tenant, id): &(String, String)| JourneyQuery {
+        tenant: tenant.as_str().into(),
+        conversion_id: id.clone(),
+    };
+    conversions.map(query).collect()
+}
+
 async fn check_journeys(stores: &Stores, expected: &BTreeMap<(String, String), PlainJourney>) {
-    let queries: Vec<JourneyQuery> = expected
-        .keys()
-        .map(|(tenant, id)| JourneyQuery { tenant: tenant.as_str().into(), conversion_id: id.clone() })
-        .collect();
-    let found = stores.journeys.journeys(&queries).await.unwrap();
+    let queries = queries(expected.keys());
+    let found = stores.journeys.journeys(&queries, 0).await.unwrap();
     for ((conversion, expected), found) in expected.iter().zip(found) {
         assert_eq!(PlainJourney::from(found.unwrap()), *expected, "journey of {conversion:?}");
     }
@@ -131,6 +136,13 @@ async fn check_journeys(stores: &Stores, expected: &BTreeMap<(String, String), P
 
 async fn check_all(stores: &Stores, plain: &Plain, expected: &BTreeMap<(String, String), PlainJourney>) {
     check_journeys(stores, expected).await;
+    for max in [1, 4, usize::MAX] {
+        let found = stores.journeys.journeys(&queries(expected.keys()), max).await.unwrap();
+        for ((tenant, id), found) in expected.keys().zip(found) {
+            let past = plain.past_conversions(tenant, id, max);
+            assert_eq!(found.unwrap().conversions, past, "at most {max} conversions up to {id}");
+        }
+    }
     let effects = stores.outbox.effects(0, 0, u64::MAX).await.unwrap();
     assert!(effects.is_sorted_by(|a, b| a.offset < b.offset), "one entry for each offset");
     let repeats: BTreeMap<u64, BTreeSet<u32>> = effects
@@ -265,7 +277,7 @@ pub async fn two_workers_see_each_other([one, two]: [&Stores; 2], rounds: u64) {
             let two = scope.spawn(|| {
                 runtime.block_on(two.journeys.record(1, &made)).unwrap();
                 let query = JourneyQuery { tenant: TENANT.into(), conversion_id: format!("c{n}") };
-                runtime.block_on(two.journeys.journeys(&[query])).unwrap().remove(0).unwrap()
+                runtime.block_on(two.journeys.journeys(&[query], 0)).unwrap().remove(0).unwrap()
             });
             let named = one.join().unwrap().iter().any(|affected| affected.conversion_id == format!("c{n}"));
             (named, two.join().unwrap())
@@ -307,7 +319,8 @@ pub async fn workers_side_by_side(stores: [&Stores; 3], seed: &Seed, shape: Shap
                     // What is kept was read last.
                     let mut read = read.lock().await;
                     let query = JourneyQuery { tenant: tenant.as_str().into(), conversion_id };
-                    let journeys = stores[partition].journeys.journeys(std::slice::from_ref(&query)).await;
+                    let queries = std::slice::from_ref(&query);
+                    let journeys = stores[partition].journeys.journeys(queries, 0).await;
                     let journey = journeys.unwrap().remove(0).unwrap().into();
                     read.insert((tenant, query.conversion_id), journey);
                 }

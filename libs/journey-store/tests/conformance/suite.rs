@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use journey_store::{
-    Affected, Effects, Generation, JourneyQuery, JourneyStore, Outcome, Plan, StoreError, StoredJourney,
-    Stores,
+    Affected, ConversionScores, Effects, Generation, JourneyQuery, JourneyStore, Outcome, PastConversion,
+    Plan, ScoreKind, StoreError, StoredJourney, Stores,
 };
 use proto::events::{DecisionReason, Event};
 
@@ -23,6 +23,7 @@ pub async fn run(open: impl AsyncFn() -> Stores) {
     the_newest_touches_are_read_and_one_more(open().await).await;
     a_journey_holds_ninety_days_both_ends_included(open().await).await;
     the_previous_conversion_is_the_latest_before_of_its_name(open().await).await;
+    the_newest_conversions_of_a_person_are_read_as_many_as_asked(open().await).await;
     what_could_change_is_named(open().await).await;
     a_replay_names_the_members_of_a_set_that_turned_shared(open().await).await;
     editions_need_a_later_cause_and_another_digest(open().await).await;
@@ -36,7 +37,7 @@ pub async fn run(open: impl AsyncFn() -> Stores) {
 
 async fn journey(store: &Arc<dyn JourneyStore>, id: &str) -> StoredJourney {
     let query = JourneyQuery { tenant: TENANT.into(), conversion_id: id.to_owned() };
-    store.journeys(&[query]).await.unwrap().remove(0).unwrap()
+    store.journeys(&[query], usize::MAX).await.unwrap().remove(0).unwrap()
 }
 
 fn ids(events: &[Event]) -> Vec<&str> {
@@ -56,11 +57,13 @@ async fn a_new_store_is_empty(Stores { journeys, outbox, scores }: Stores) {
     assert!(journeys.conversion(TENANT, "a").await.unwrap().is_none());
     assert!(journeys.page(TENANT, identity("d:a"), None, 10).await.unwrap().is_none());
     let query = JourneyQuery { tenant: TENANT.into(), conversion_id: "a".into() };
-    assert!(journeys.journeys(&[query]).await.unwrap()[0].is_none());
+    assert!(journeys.journeys(&[query], 9).await.unwrap()[0].is_none());
     let recorded = journeys.record(0, &[]).await.unwrap();
     assert!(recorded.outcomes.is_empty() && recorded.affected.is_empty());
-    assert_eq!(crate::scores::of(&scores, TENANT, "a").await, []);
-    assert_eq!(scores.owed(0, 10).await.unwrap(), []);
+    assert_eq!(crate::scores::of(&scores, TENANT, "a").await, ConversionScores::default());
+    for kind in [ScoreKind::Fraud, ScoreKind::Value] {
+        assert_eq!(scores.owed(0, kind, 10).await.unwrap(), []);
+    }
 }
 
 async fn the_first_position_counts(Stores { journeys, outbox, .. }: Stores) {
@@ -214,6 +217,42 @@ async fn the_previous_conversion_is_the_latest_before_of_its_name(Stores { journ
     assert_eq!(previous, [None, Some(T), None, Some(T), None]);
 }
 
+async fn the_newest_conversions_of_a_person_are_read_as_many_as_asked(Stores { journeys, .. }: Stores) {
+    // Over years, and under identities that are joined.
+    let made = (0..12_i64).map(|n| Event {
+        value: format!("{n}.25"),
+        currency: "EUR".to_owned(),
+        ..conversion(&format!("c{n:02}"), "buy", T + n * 200 * DAY, ["d:1", "u:1", "c:1"][n as usize % 3])
+    });
+    let others = [
+        conversion("at the same time", "install", T + 1_000 * DAY, "u:1"),
+        conversion("of another person", "buy", T, "d:2"),
+        click("t", T, "d:1"),
+        activity("link", "d:1 c:1 u:1"),
+    ];
+    journeys.record(0, &record(0, made.chain(others))).await.unwrap();
+    let read = async |id: &str, max: usize| {
+        let query = JourneyQuery { tenant: TENANT.into(), conversion_id: id.to_owned() };
+        journeys.journeys(&[query], max).await.unwrap().remove(0).unwrap().conversions
+    };
+    let values =
+        |conversions: &[PastConversion]| conversions.iter().map(|one| one.value.clone()).collect::<Vec<_>>();
+    assert_eq!(read("c03", 0).await, []);
+    let all = read("c05", usize::MAX).await;
+    assert_eq!(values(&all), ["0.25", "1.25", "2.25", "3.25", "4.25", "1.5", "5.25"], "by time and id");
+    let newest = PastConversion {
+        time_millis: T + 1_000 * DAY,
+        app_id: "default".to_owned(),
+        value: "5.25".to_owned(),
+        currency: "EUR".to_owned(),
+    };
+    assert_eq!(all.last(), Some(&newest));
+    assert_eq!(read("c05", 3).await, all[4..]);
+    assert_eq!(values(&read("c00", 5).await), ["0.25"]);
+    assert_eq!(values(&read("of another person", 5).await), ["1.5"]);
+    assert_eq!(read("c11", 13).await.len(), 13);
+}
+
 async fn what_could_change_is_named(Stores { journeys, .. }: Stores) {
     let made = [
         conversion("c1", "buy", T, "d:1"),
@@ -358,7 +397,7 @@ async fn tenants_do_not_meet(Stores { journeys, .. }: Stores) {
     assert_eq!(recorded.outcomes, [Outcome::First; 5]);
     for (tenant, time) in [("one", T - 1), ("two", T - 2)] {
         let query = JourneyQuery { tenant: tenant.into(), conversion_id: "c".into() };
-        let found = journeys.journeys(&[query]).await.unwrap().remove(0).unwrap();
+        let found = journeys.journeys(&[query], 9).await.unwrap().remove(0).unwrap();
         assert_eq!(found.touches.iter().map(crate::plain::time).collect::<Vec<_>>(), [time]);
         assert_eq!(found.previous_conversion_millis, None);
     }

@@ -61,9 +61,13 @@ impl JourneyStore for Faulty {
         Ok(recorded)
     }
 
-    async fn journeys(&self, queries: &[JourneyQuery]) -> Result<Vec<Option<StoredJourney>>, StoreError> {
+    async fn journeys(
+        &self,
+        queries: &[JourneyQuery],
+        conversions_max: usize,
+    ) -> Result<Vec<Option<StoredJourney>>, StoreError> {
         self.before().await?;
-        self.inner.journeys(queries).await
+        self.inner.journeys(queries, conversions_max).await
     }
 
     async fn commit(

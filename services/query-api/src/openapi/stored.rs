@@ -111,7 +111,7 @@ fn decision() -> Value {
     json!({
         "type": "object",
         "required": ["conversion_id", "conversion", "person_id", "shared", "settings_edition", "candidates", "truncated",
-            "winner", "credit", "score", "editions", "explanation", "fraud"],
+            "winner", "credit", "score", "lifetime_value", "editions", "explanation", "fraud"],
         "properties": {
             "conversion_id": text,
             "conversion": reference("StoredEvent"),
@@ -163,6 +163,7 @@ fn decision() -> Value {
                     "version": maybe_text,
                 },
             },
+            "lifetime_value": lifetime_value(),
             "editions": { "type": "array", "items": edition(), "description": "The one in force, then the newest." },
             "explanation": { "type": "string", "description": "The decision in words." },
             "fraud": {
@@ -173,6 +174,29 @@ fn decision() -> Value {
                     "properties": { "rule": { "enum": FraudRule::ALL.map(FraudRule::name) }, "reason": text },
                 },
             },
+        },
+    })
+}
+
+fn lifetime_value() -> Value {
+    let maybe_number = json!({ "type": ["number", "null"] });
+    let maybe_text = json!({ "type": ["string", "null"] });
+    json!({
+        "type": ["object", "null"],
+        "description": "What the person is predicted to spend from the conversion on; none where no model of it was asked.",
+        "required": ["present", "value", "lower", "upper", "level", "currency", "horizon_weeks", "model", "version", "reason"],
+        "properties": {
+            "present": { "type": "boolean" },
+            "value": maybe_number,
+            "lower": maybe_number,
+            "upper": maybe_number,
+            "level": { "type": ["number", "null"], "minimum": 0, "maximum": 1,
+                "description": "The share of such persons whose value is from `lower` to `upper`." },
+            "currency": { "type": ["string", "null"], "description": "The conversion's." },
+            "horizon_weeks": { "type": ["integer", "null"] },
+            "model": maybe_text,
+            "version": maybe_text,
+            "reason": { "type": ["string", "null"], "description": "Why there is no prediction." },
         },
     })
 }
@@ -241,6 +265,7 @@ fn decision_example() -> Value {
         "credit": [{ "model": "last_touch", "touches": [{ "event_id": "t-1", "conversions": 1, "value": "10.000000" }] }],
         "score": { "present": false, "fraud_probability": null, "reasons": ["no model gateway is configured"],
             "event_id": null, "model": null, "version": null },
+        "lifetime_value": null,
         "editions": [{ "cause": { "partition": 0, "offset": 7, "index": 1 }, "reason": "conversion",
             "recorded_at": "2026-01-01T01:00:01Z", "digest": "0f8a2b7c9d3e4f5a6b5d1f0c0e6f6e4f", "in_force": true }],
         "explanation": "…",

@@ -2,7 +2,8 @@
 
 use proto::{
     decisions::{
-        Candidate, Decision, Edition, FraudFinding, ModelCredit, Position, Score, TouchCredit, Winner,
+        Candidate, Decision, Edition, FraudFinding, LifetimeValue, ModelCredit, Position, Score, TouchCredit,
+        Winner,
     },
     events::Event,
     query::{GetJourneyResponse, Identity, Row},
@@ -114,6 +115,23 @@ pub fn decision(value: &Value) -> Decision {
             rule: place(&FRAUD_RULES, finding, "rule"),
             reason: text(finding, "reason"),
         }),
+        lifetime_value: Some(&value["lifetime_value"]).filter(|value| !value.is_null()).map(lifetime_value),
+    }
+}
+
+fn lifetime_value(value: &Value) -> LifetimeValue {
+    let number = |name: &str| value[name].as_f64().unwrap_or_default();
+    LifetimeValue {
+        present: value["present"].as_bool().unwrap(),
+        value: number("value"),
+        lower: number("lower"),
+        upper: number("upper"),
+        level: number("level"),
+        currency: text(value, "currency"),
+        horizon_weeks: value["horizon_weeks"].as_u64().unwrap_or_default() as u32,
+        model: text(value, "model"),
+        version: text(value, "version"),
+        reason: text(value, "reason"),
     }
 }
 
