@@ -6,28 +6,57 @@ use chdb::Supervisor;
 use tempfile::TempDir;
 
 use crate::{
-    cassandra::CqlServer,
+    cassandra::{Cassandra, CqlServer},
     gateway::{Gateway, Upstreams},
-    kafka::Kafka,
-    process::{Client, Launch, Platform},
-    redis::Redis,
+    kafka::{self, Kafka},
+    process::{Client, Launch, Platform, http},
+    redis::{Node, Redis},
+    wire::Wire,
 };
 
 /// Partitions of the topic.
-const PARTITIONS: u32 = 4;
+pub const PARTITIONS: u32 = 4;
 
 /// The key that the services call each other with.
 const PEER_KEY: &str = "a-key-between-services";
 
 /// The servers under a cluster.
 pub struct Servers {
-    kafka: Kafka,
-    cql: CqlServer,
-    redis: Redis,
+    /// The log.
+    pub kafka: Kafka,
+    /// The journey store.
+    pub cql: CqlServer,
+    /// The cache.
+    pub redis: Redis,
     warehouse: Supervisor,
     /// Of everything that has a name on a server which others may use too.
     name: String,
     folder: TempDir,
+}
+
+/// Wires between a cluster and its servers.
+pub struct Wires {
+    /// To the broker.
+    pub log: Wire,
+    /// To the CQL server.
+    pub journeys: Wire,
+    /// To the Redis.
+    pub cache: Wire,
+    /// To the engine.
+    pub warehouse: Wire,
+}
+
+/// The URLs of the stores.
+#[derive(Debug, Clone)]
+pub struct Urls {
+    /// Of the event log.
+    pub log: String,
+    /// Of the journey store.
+    pub journeys: String,
+    /// Of the cache.
+    pub cache: String,
+    /// Of the warehouse.
+    pub warehouse: String,
 }
 
 /// A running cluster; its processes are killed when it is dropped.
@@ -38,6 +67,8 @@ pub struct Cluster {
     pub attribution: Platform,
     /// Answers.
     pub query: Platform,
+    /// Starts one more that attributes, beside the one that the others call.
+    pub another: Launch,
     client: Client,
     _gateway: Gateway,
 }
@@ -79,23 +110,61 @@ impl Servers {
     /// # Panics
     /// A server cannot be installed or started.
     pub async fn start(programs: &Programs) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let command = vec![programs.path("attribution").into(), "chdb-server".into()];
-        let options = chdb::Options::new(folder.path().join("warehouse"), command);
-        let warehouse = Supervisor::start(options).expect("an engine");
+        let warehouse = engine(programs);
         let (kafka, cql, redis) = tokio::join!(Kafka::start(), CqlServer::start(), Redis::start());
+        Self::of(kafka, cql, redis, warehouse)
+    }
+
+    /// Starts servers of our own, one of each, and wires to them.
+    ///
+    /// # Panics
+    /// A server cannot be installed or started.
+    pub async fn behind_wires(programs: &Programs) -> (Self, Wires) {
+        let warehouse = engine(programs);
+        let ((kafka, log), cassandra, node) =
+            tokio::join!(kafka::Cluster::behind_a_wire(), Cassandra::durable(), Node::start());
+        let wires = Wires {
+            log,
+            journeys: Wire::to(&cassandra.address()).await,
+            cache: Wire::to(&node.address()).await,
+            warehouse: Wire::to(warehouse.0.endpoint().url.trim_start_matches("http://")).await,
+        };
+        let (cql, redis) = (CqlServer::Own(Box::new(cassandra)), Redis::Own(Box::new(node)));
+        (Self::of(Kafka::Own(kafka), cql, redis, warehouse), wires)
+    }
+
+    fn of(kafka: Kafka, cql: CqlServer, redis: Redis, (warehouse, folder): (Supervisor, TempDir)) -> Self {
         let name = format!("attribution_{}", std::process::id());
         Self { kafka, cql, redis, warehouse, name, folder }
     }
 
-    /// The URL of the journey store.
-    pub fn journeys(&self) -> String {
+    /// The URLs of the stores.
+    pub fn urls(&self) -> Urls {
         let journeys = self.cql.url(&self.name);
-        // One node has one copy.
-        match self.cql {
-            CqlServer::Own(_) => format!("{journeys}?replicas=1"),
-            CqlServer::Given(_) => journeys,
+        let endpoint = self.warehouse.endpoint();
+        let address = endpoint.url.trim_start_matches("http://");
+        Urls {
+            log: self.kafka.url(&self.name, PARTITIONS),
+            // One node has one copy.
+            journeys: match self.cql {
+                CqlServer::Own(_) => format!("{journeys}?replicas=1"),
+                CqlServer::Given(_) => journeys,
+            },
+            cache: format!("{}?prefix={}:", self.redis.url(), self.name),
+            warehouse: format!("http://{}:{}@{address}/{}", endpoint.user, endpoint.password, self.name),
         }
+    }
+
+    /// How many rows the warehouse holds, whatever became of the wire to it.
+    ///
+    /// # Panics
+    /// It does not answer.
+    pub async fn rows(&self) -> u64 {
+        let endpoint = self.warehouse.endpoint();
+        let sql = format!("SELECT sum(total_rows) FROM system.tables WHERE database = '{}'", self.name);
+        let asked = http().post(&endpoint.url).basic_auth(&endpoint.user, Some(&endpoint.password));
+        let answer = asked.body(sql).send().await.expect("an answer");
+        answer.text().await.expect("text").trim().parse().expect("a number")
     }
 
     /// Starts a process for each service, and waits until all are ready.
@@ -103,27 +172,31 @@ impl Servers {
     /// # Panics
     /// One ends, or is not ready in time.
     pub async fn cluster(&self, programs: &Programs) -> Cluster {
+        self.cluster_at(programs, &self.urls()).await
+    }
+
+    /// The same, with stores at other URLs.
+    ///
+    /// # Panics
+    /// One ends, or is not ready in time.
+    pub async fn cluster_at(&self, programs: &Programs, urls: &Urls) -> Cluster {
         let settings = self.folder.path().join("settings");
         service::settings::init_data_dir(&settings).expect("a writable folder");
-        let log = self.kafka.url(&self.name, PARTITIONS);
-        let journeys = self.journeys();
-        let cache = format!("{}?prefix={}:", self.redis.url(), self.name);
-        let endpoint = self.warehouse.endpoint();
-        let address = endpoint.url.trim_start_matches("http://");
-        let warehouse = format!("http://{}:{}@{address}/{}", endpoint.user, endpoint.password, self.name);
         let launch = |name| Launch::service(programs.path(name), &settings);
-        let attribution = launch("attribution-engine")
-            .env("ATTRIBUTION_LOG", &log)
-            .env("ATTRIBUTION_JOURNEYS", &journeys)
-            .env("ATTRIBUTION_WAREHOUSE", &warehouse)
-            .env("ATTRIBUTION_PEER_KEY", PEER_KEY)
+        let another = launch("attribution-engine")
+            .env("ATTRIBUTION_LOG", &urls.log)
+            .env("ATTRIBUTION_JOURNEYS", &urls.journeys)
+            .env("ATTRIBUTION_WAREHOUSE", &urls.warehouse)
+            .env("ATTRIBUTION_PEER_KEY", PEER_KEY);
+        let attribution = another.ready().await;
+        let ingestion = launch("ingestion")
+            .env("ATTRIBUTION_LOG", &urls.log)
+            .env("ATTRIBUTION_CACHE", &urls.cache)
             .ready()
             .await;
-        let ingestion =
-            launch("ingestion").env("ATTRIBUTION_LOG", &log).env("ATTRIBUTION_CACHE", &cache).ready().await;
         let query = launch("query-api")
-            .env("ATTRIBUTION_JOURNEYS", &journeys)
-            .env("ATTRIBUTION_WAREHOUSE", &warehouse)
+            .env("ATTRIBUTION_JOURNEYS", &urls.journeys)
+            .env("ATTRIBUTION_WAREHOUSE", &urls.warehouse)
             .env("ATTRIBUTION_ATTRIBUTION__URL", format!("http://{}", attribution.address()))
             .env("ATTRIBUTION_ATTRIBUTION__KEY", PEER_KEY)
             .ready()
@@ -135,7 +208,36 @@ impl Servers {
         })
         .await;
         let client = Client::new(gateway.url(), query.key().to_owned());
-        Cluster { ingestion, attribution, query, client, _gateway: gateway }
+        Cluster { ingestion, attribution, query, another, client, _gateway: gateway }
+    }
+}
+
+/// An engine for the warehouse, and its folder.
+fn engine(programs: &Programs) -> (Supervisor, TempDir) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let command = vec![programs.path("attribution").into(), "chdb-server".into()];
+    let options = chdb::Options::new(folder.path().join("warehouse"), command);
+    (Supervisor::start(options).expect("an engine"), folder)
+}
+
+// === impl Urls ===
+
+impl Urls {
+    /// The same servers, at the other ends of wires. Kafka says itself where it is found.
+    #[must_use]
+    pub fn through(self, wires: &Wires) -> Self {
+        let over = |url: &str, wire: &Wire| {
+            let (_, rest) = url.split_once("://").expect("a URL");
+            let rest = rest.rsplit('@').next().unwrap_or(rest);
+            let server = rest.split(['/', '?']).next().unwrap_or(rest);
+            url.replace(server, wire.address())
+        };
+        Self {
+            journeys: over(&self.journeys, &wires.journeys),
+            cache: over(&self.cache, &wires.cache),
+            warehouse: over(&self.warehouse, &wires.warehouse),
+            log: self.log,
+        }
     }
 }
 

@@ -14,3 +14,4 @@ pub mod plain;
 mod ports;
 pub mod process;
 pub mod redis;
+pub mod wire;

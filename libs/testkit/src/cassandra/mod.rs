@@ -78,11 +78,24 @@ impl CqlServer {
 // === impl Cassandra ===
 
 impl Cassandra {
-    /// Installs it where it is missing, and starts it on an empty folder.
+    /// Installs it where it is missing, and starts it on an empty folder. Killed, it may lose what it acknowledged within the
+    /// last ten seconds, as servers do by default.
     ///
     /// # Panics
     /// It cannot be installed or started.
     pub async fn start() -> Self {
+        Self::with("commitlog_sync: periodic\ncommitlog_sync_period: 10000ms").await
+    }
+
+    /// The same, but what it acknowledged is durable.
+    ///
+    /// # Panics
+    /// It cannot be installed or started.
+    pub async fn durable() -> Self {
+        Self::with("commitlog_sync: group\ncommitlog_sync_group_window: 5ms").await
+    }
+
+    async fn with(commitlog_sync: &str) -> Self {
         let program = install();
         let folder = tempfile::Builder::new().prefix("cassandra-").tempdir();
         let folder = folder.expect("a temporary folder").keep();
@@ -90,6 +103,7 @@ impl Cassandra {
         let [port, storage, storage_tls] = ports::free();
         let yaml = include_str!("cassandra.yaml")
             .replace("@FOLDER@", &folder.display().to_string())
+            .replace("@COMMITLOG_SYNC@", commitlog_sync)
             .replace("@PORT@", &port.to_string())
             .replace("@STORAGE_PORT@", &storage.to_string())
             .replace("@STORAGE_TLS_PORT@", &storage_tls.to_string());

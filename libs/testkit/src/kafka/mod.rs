@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
-use crate::{ports, process::eventually};
+use crate::{ports, process::eventually, wire::Wire};
 
 /// Names a cluster that runs already, with its parameters and without a topic: `kafka://host:9092?replication=1`.
 pub const URL_VARIABLE: &str = "KAFKA_URL";
@@ -43,6 +43,8 @@ pub struct Cluster {
 struct Broker {
     folder: PathBuf,
     port: u16,
+    /// Where clients are sent.
+    advertised: u16,
     running: Option<Running>,
 }
 
@@ -76,6 +78,14 @@ impl Kafka {
             }
         }
     }
+
+    /// The brokers, if they may be stopped.
+    pub fn own(&mut self) -> Option<&mut Cluster> {
+        match self {
+            Self::Own(cluster) => Some(cluster),
+            Self::Given(_) => None,
+        }
+    }
 }
 
 // === impl Cluster ===
@@ -87,26 +97,44 @@ impl Cluster {
     /// It cannot be installed or started.
     pub async fn start(brokers: usize) -> Self {
         assert!([1, FOLDERS.len()].contains(&brokers), "one broker, or three");
+        let ports: [u16; 2 * FOLDERS.len()] = ports::free();
+        let (ports, controllers) = ports[..2 * brokers].split_at(brokers);
+        Self::advertised(ports, ports, controllers).await
+    }
+
+    /// One broker, to which clients find a wire that can be cut.
+    ///
+    /// # Panics
+    /// It cannot be installed or started.
+    pub async fn behind_a_wire() -> (Self, Wire) {
+        let [port, advertised, controller] = ports::free();
+        let wire = Wire::between(&format!("127.0.0.1:{advertised}"), &format!("127.0.0.1:{port}")).await;
+        (Self::advertised(&[port], &[advertised], &[controller]).await, wire)
+    }
+
+    /// Brokers on these ports, which send clients to others.
+    async fn advertised(ports: &[u16], advertised: &[u16], controllers: &[u16]) -> Self {
+        let brokers = ports.len();
         let program = install();
         let logging = tempfile::tempdir().expect("a temporary folder");
         let log4j = logging.path().join("log4j2.properties");
         fs::write(&log4j, include_str!("log4j2.properties")).expect("a writable folder");
-        let ports: [u16; 2 * FOLDERS.len()] = ports::free();
-        let (ports, controllers) = ports[..2 * brokers].split_at(brokers);
         let addresses: Vec<String> = controllers.iter().map(|port| format!("127.0.0.1:{port}")).collect();
-        let brokers = (1..).zip(ports.iter().zip(controllers)).map(|(node, (port, controller))| {
+        let ports = ports.iter().zip(advertised).zip(controllers);
+        let brokers = (1..).zip(ports).map(|(node, ((port, advertised), controller))| {
             let folder = tempfile::Builder::new().prefix("kafka-").tempdir();
             let folder = folder.expect("a temporary folder").keep();
             let properties = include_str!("server.properties")
                 .replace("@NODE@", &node.to_string())
                 .replace("@PORT@", &port.to_string())
+                .replace("@ADVERTISED_PORT@", &advertised.to_string())
                 .replace("@CONTROLLER_PORT@", &controller.to_string())
                 .replace("@CONTROLLERS@", &addresses.join(","))
                 .replace("@FOLDER@", &folder.display().to_string())
                 .replace("@REPLICAS@", &brokers.to_string())
                 .replace("@IN_SYNC@", &brokers.div_ceil(2).to_string());
             fs::write(folder.join("server.properties"), properties).expect("a writable folder");
-            Broker { folder, port: *port, running: None }
+            Broker { folder, port: *port, advertised: *advertised, running: None }
         });
         let mut cluster = Self { program, brokers: brokers.collect(), _logging: logging, logging: log4j };
         cluster.format(&addresses);
@@ -172,9 +200,9 @@ impl Cluster {
         )
     }
 
-    /// Where a broker listens; the first is 0.
+    /// Where clients find a broker; the first is 0.
     pub fn address(&self, broker: usize) -> String {
-        format!("127.0.0.1:{}", self.brokers[broker].port)
+        format!("127.0.0.1:{}", self.brokers[broker].advertised)
     }
 
     /// Kills a broker, as `kill -9` does, and waits for its end.
@@ -224,8 +252,8 @@ impl Cluster {
     }
 
     async fn started(&self, broker: usize) {
-        let address = self.address(broker);
         let broker = &self.brokers[broker];
+        let address = format!("127.0.0.1:{}", broker.port);
         let process = broker.running.as_ref().map(|running| running.broker.as_raw_nonzero());
         let process = format!("/proc/{}", process.expect("it was started"));
         eventually("the broker listens", async || {
