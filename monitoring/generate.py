@@ -111,7 +111,7 @@ DASHBOARDS = {
     "attribution": (
         "Attribution",
         [
-            panel("Events not yet attributed", "short", ("max(attribution_queue_size)", "waiting")),
+            panel("Events not yet attributed", "short", ("sum(attribution_queue_size)", "waiting")),
             panel("Behind the log", "s", ("max(attribution_freshness_seconds)", "oldest")),
             panel("From conversion to decision", "s",
                   *((f"histogram_quantile({q}, sum by (le) (rate(attribution_latency_seconds_bucket{RATE})))", f"{q}") for q in (0.5, 0.95, 0.99))),

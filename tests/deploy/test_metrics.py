@@ -75,8 +75,8 @@ def used(expression):
             yield name, set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers)) | grouped
 
 
-# What each pod knows of all: its own view of the whole queue, and not its share.
-WHOLE = {"attribution_queue_size", "attribution_freshness_seconds"}
+# What each pod tells of its slowest partition, and not as a share of anything.
+SLOWEST = {"attribution_freshness_seconds"}
 
 
 def problems(expressions, known):
@@ -84,8 +84,8 @@ def problems(expressions, known):
         for name, labels in used(expression):
             if name not in known:
                 yield f"{place}: nobody exports {name}"
-            elif name in WHOLE and re.search(rf"\bsum[^(]*\({name}", expression):
-                yield f"{place}: every pod tells the whole of {name}, so it is not to be summed"
+            elif name in SLOWEST and re.search(rf"\bsum[^(]*\({name}", expression):
+                yield f"{place}: {name} is of the slowest, so it is not to be summed"
             elif unknown := labels - known[name] - TARGET:
                 yield f"{place}: {name} has no label {', '.join(sorted(unknown))}"
 
@@ -152,5 +152,5 @@ def test_the_bad_is_rejected(known, bad):
         "rule: nobody exports http_request_total",
         "rule: http_requests_total has no label code",
         "panel: nobody exports aws_cost_daily",
-        "scaler: every pod tells the whole of attribution_queue_size, so it is not to be summed",
+        "scaler: attribution_freshness_seconds is of the slowest, so it is not to be summed",
     ]

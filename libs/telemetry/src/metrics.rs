@@ -30,11 +30,11 @@ pub const KAFKA_CLIENT_SENT: &str = "kafka_client_records_sent_total";
 pub const KAFKA_BROKER_RETRIES: &str = "kafka_broker_retries_total";
 /// The 99th percentile of a broker's round trips, seconds. Label `broker`.
 pub const KAFKA_BROKER_ROUND_TRIP: &str = "kafka_broker_round_trip_seconds";
-/// Events appended and not yet attributed.
+/// Events appended to the partitions of this process and not yet attributed.
 pub const ATTRIBUTION_QUEUE: &str = "attribution_queue_size";
 /// Seconds from reading a conversion to its decision being stored.
 pub const ATTRIBUTION_LATENCY: &str = "attribution_latency_seconds";
-/// Seconds by which attribution is behind the log.
+/// Seconds by which the slowest partition of this process is behind the log.
 pub const ATTRIBUTION_FRESHNESS: &str = "attribution_freshness_seconds";
 /// The used share of a store's connections, 0 to 1. Label `store`.
 pub const POOL_UTILIZATION: &str = "db_connection_pool_utilization";

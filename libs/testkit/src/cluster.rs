@@ -8,26 +8,55 @@ use tempfile::TempDir;
 use crate::{
     cassandra::{Cassandra, CqlServer},
     gateway::{Gateway, Upstreams},
-    kafka::Kafka,
-    process::{Client, Launch, Platform},
+    kafka::{self, Kafka},
+    process::{Client, Launch, Platform, http},
     redis::{Node, Redis},
+    wire::Wire,
 };
 
 /// Partitions of the topic.
-const PARTITIONS: u32 = 4;
+pub const PARTITIONS: u32 = 4;
 
 /// The key that the services call each other with.
 const PEER_KEY: &str = "a-key-between-services";
 
 /// The servers under a cluster.
 pub struct Servers {
-    kafka: Kafka,
-    cql: CqlServer,
-    redis: Redis,
+    /// The log.
+    pub kafka: Kafka,
+    /// The journey store.
+    pub cql: CqlServer,
+    /// The cache.
+    pub redis: Redis,
     warehouse: Supervisor,
     /// Of everything that has a name on a server which others may use too.
     name: String,
     folder: TempDir,
+}
+
+/// Wires between a cluster and its servers.
+pub struct Wires {
+    /// To the broker.
+    pub log: Wire,
+    /// To the CQL server.
+    pub journeys: Wire,
+    /// To the Redis.
+    pub cache: Wire,
+    /// To the engine.
+    pub warehouse: Wire,
+}
+
+/// The URLs of the stores.
+#[derive(Debug, Clone)]
+pub struct Urls {
+    /// Of the event log.
+    pub log: String,
+    /// Of the journey store.
+    pub journeys: String,
+    /// Of the cache.
+    pub cache: String,
+    /// Of the warehouse.
+    pub warehouse: String,
 }
 
 /// A running cluster; its processes are killed when it is dropped.
@@ -38,6 +67,8 @@ pub struct Cluster {
     pub attribution: Platform,
     /// Answers.
     pub query: Platform,
+    /// Starts one more that attributes, beside the one that the others call.
+    pub another: Launch,
     client: Client,
     _gateway: Gateway,
 }
@@ -79,22 +110,48 @@ impl Servers {
     /// # Panics
     /// A server cannot be installed or started.
     pub async fn start(programs: &Programs) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let command = vec![programs.path("attribution").into(), "chdb-server".into()];
-        let options = chdb::Options::new(folder.path().join("warehouse"), command);
-        let warehouse = Supervisor::start(options).expect("an engine");
+        let warehouse = engine(programs);
         let (kafka, cql, redis) = tokio::join!(Kafka::start(), CqlServer::start(), Redis::start());
+        Self::of(kafka, cql, redis, warehouse)
+    }
+
+    /// Starts servers of our own, one of each, and wires to them.
+    ///
+    /// # Panics
+    /// A server cannot be installed or started.
+    pub async fn behind_wires(programs: &Programs) -> (Self, Wires) {
+        let warehouse = engine(programs);
+        let ((kafka, log), cassandra, node) =
+            tokio::join!(kafka::Cluster::behind_a_wire(), Cassandra::durable(), Node::start());
+        let wires = Wires {
+            log,
+            journeys: Wire::to(&cassandra.address()).await,
+            cache: Wire::to(&node.address()).await,
+            warehouse: Wire::to(warehouse.0.endpoint().url.trim_start_matches("http://")).await,
+        };
+        let (cql, redis) = (CqlServer::Own(Box::new(cassandra)), Redis::Own(Box::new(node)));
+        (Self::of(Kafka::Own(kafka), cql, redis, warehouse), wires)
+    }
+
+    fn of(kafka: Kafka, cql: CqlServer, redis: Redis, (warehouse, folder): (Supervisor, TempDir)) -> Self {
         let name = format!("attribution_{}", std::process::id());
         Self { kafka, cql, redis, warehouse, name, folder }
     }
 
-    /// The URL of the journey store.
-    pub fn journeys(&self) -> String {
+    /// The URLs of the stores.
+    pub fn urls(&self) -> Urls {
         let journeys = self.cql.url(&self.name);
-        // One node has one copy.
-        match self.cql {
-            CqlServer::Own(_) => format!("{journeys}?replicas=1"),
-            CqlServer::Given(_) => journeys,
+        let endpoint = self.warehouse.endpoint();
+        let address = endpoint.url.trim_start_matches("http://");
+        Urls {
+            log: self.kafka.url(&self.name, PARTITIONS),
+            // One node has one copy.
+            journeys: match self.cql {
+                CqlServer::Own(_) => format!("{journeys}?replicas=1"),
+                CqlServer::Given(_) => journeys,
+            },
+            cache: format!("{}?prefix={}:", self.redis.url(), self.name),
+            warehouse: format!("http://{}:{}@{address}/{}", endpoint.user, endpoint.password, self.name),
         }
     }
 
@@ -103,76 +160,62 @@ impl Servers {
         &self.name
     }
 
-    /// The CQL server, if it may be stopped.
-    pub fn cql(&mut self) -> Option<&mut Cassandra> {
-        self.cql.own()
-    }
-
-    /// The Redis, if it may be emptied.
-    pub fn redis(&self) -> Option<&Node> {
-        match &self.redis {
-            Redis::Own(node) => Some(node),
-            Redis::Given(_) => None,
-        }
-    }
-
-    /// Sends one statement to the warehouse.
+    /// Sends one statement to the warehouse, past any wire to it, and gives its answer.
     ///
     /// # Panics
     /// It is refused.
-    pub async fn warehouse(&self, sql: &str) {
+    pub async fn warehouse(&self, sql: &str) -> String {
         let endpoint = self.warehouse.endpoint();
-        let http = reqwest::Client::builder().no_proxy().build().expect("a client without TLS files");
-        let request = http.post(endpoint.url).basic_auth(endpoint.user, Some(endpoint.password));
+        let request = http().post(endpoint.url).basic_auth(endpoint.user, Some(endpoint.password));
         let answer = request.body(sql.to_owned()).send().await.expect("the warehouse answers");
         let status = answer.status();
-        assert!(status.is_success(), "{sql}: {status} {}", answer.text().await.unwrap_or_default());
+        let text = answer.text().await.unwrap_or_default();
+        assert!(status.is_success(), "{sql}: {status} {text}");
+        text
     }
 
-    /// The program of one service, with the variables of the stores that it has.
-    fn launch(&self, programs: &Programs, name: &str, stores: &[&str]) -> Launch {
+    /// How many rows the warehouse holds.
+    ///
+    /// # Panics
+    /// It does not answer.
+    pub async fn rows(&self) -> u64 {
+        let sql = format!("SELECT sum(total_rows) FROM system.tables WHERE database = '{}'", self.name);
+        self.warehouse(&sql).await.trim().parse().expect("a number")
+    }
+
+    /// The program of one service.
+    fn launch(&self, programs: &Programs, name: &str) -> Launch {
         let settings = self.folder.path().join("settings");
         service::settings::init_data_dir(&settings).expect("a writable folder");
-        stores.iter().fold(Launch::service(programs.path(name), &settings), |launch, store| {
-            let url = match *store {
-                "LOG" => self.kafka.url(&self.name, PARTITIONS),
-                "JOURNEYS" => self.journeys(),
-                "CACHE" => format!("{}?prefix={}:", self.redis.url(), self.name),
-                _ => {
-                    let endpoint = self.warehouse.endpoint();
-                    let address = endpoint.url.trim_start_matches("http://");
-                    format!("http://{}:{}@{address}/{}", endpoint.user, endpoint.password, self.name)
-                }
-            };
-            launch.env(&format!("ATTRIBUTION_{store}"), url)
-        })
+        Launch::service(programs.path(name), &settings)
     }
 
     /// Starts the process that takes events, and waits until it is ready.
     ///
     /// # Panics
     /// It ends, or is not ready in time.
-    pub async fn ingestion(&self, programs: &Programs) -> Platform {
-        self.launch(programs, "ingestion", &["LOG", "CACHE"]).ready().await
+    pub async fn ingestion(&self, programs: &Programs, urls: &Urls) -> Platform {
+        let launch = self.launch(programs, "ingestion");
+        launch.env("ATTRIBUTION_LOG", &urls.log).env("ATTRIBUTION_CACHE", &urls.cache).ready().await
     }
 
-    /// Starts the process that attributes them, and waits until it is ready.
-    ///
-    /// # Panics
-    /// It ends, or is not ready in time.
-    pub async fn attribution(&self, programs: &Programs) -> Platform {
-        self.launch(programs, "attribution-engine", &["LOG", "JOURNEYS", "WAREHOUSE"])
+    /// The process that attributes them.
+    pub fn attribution(&self, programs: &Programs, urls: &Urls) -> Launch {
+        self.launch(programs, "attribution-engine")
+            .env("ATTRIBUTION_LOG", &urls.log)
+            .env("ATTRIBUTION_JOURNEYS", &urls.journeys)
+            .env("ATTRIBUTION_WAREHOUSE", &urls.warehouse)
             .env("ATTRIBUTION_PEER_KEY", PEER_KEY)
-            .ready()
-            .await
     }
 
     /// Starts the process that answers, and waits until it is ready.
     ///
     /// # Panics
     /// It ends, or is not ready in time.
-    pub async fn query(&self, programs: &Programs, attribution: &Platform) -> Platform {
-        self.launch(programs, "query-api", &["JOURNEYS", "WAREHOUSE"])
+    pub async fn query(&self, programs: &Programs, urls: &Urls, attribution: &Platform) -> Platform {
+        self.launch(programs, "query-api")
+            .env("ATTRIBUTION_JOURNEYS", &urls.journeys)
+            .env("ATTRIBUTION_WAREHOUSE", &urls.warehouse)
             .env("ATTRIBUTION_ATTRIBUTION__URL", format!("http://{}", attribution.address()))
             .env("ATTRIBUTION_ATTRIBUTION__KEY", PEER_KEY)
             .ready()
@@ -184,9 +227,18 @@ impl Servers {
     /// # Panics
     /// One ends, or is not ready in time.
     pub async fn cluster(&self, programs: &Programs) -> Cluster {
-        let attribution = self.attribution(programs).await;
-        let ingestion = self.ingestion(programs).await;
-        let query = self.query(programs, &attribution).await;
+        self.cluster_at(programs, &self.urls()).await
+    }
+
+    /// The same, with stores at other URLs.
+    ///
+    /// # Panics
+    /// One ends, or is not ready in time.
+    pub async fn cluster_at(&self, programs: &Programs, urls: &Urls) -> Cluster {
+        let another = self.attribution(programs, urls);
+        let attribution = another.ready().await;
+        let ingestion = self.ingestion(programs, urls).await;
+        let query = self.query(programs, urls, &attribution).await;
         let gateway = Gateway::start(Upstreams {
             ingestion: ingestion.address().to_owned(),
             attribution: attribution.address().to_owned(),
@@ -194,7 +246,36 @@ impl Servers {
         })
         .await;
         let client = Client::new(gateway.url(), query.key().to_owned());
-        Cluster { ingestion, attribution, query, client, _gateway: gateway }
+        Cluster { ingestion, attribution, query, another, client, _gateway: gateway }
+    }
+}
+
+/// An engine for the warehouse, and its folder.
+fn engine(programs: &Programs) -> (Supervisor, TempDir) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let command = vec![programs.path("attribution").into(), "chdb-server".into()];
+    let options = chdb::Options::new(folder.path().join("warehouse"), command);
+    (Supervisor::start(options).expect("an engine"), folder)
+}
+
+// === impl Urls ===
+
+impl Urls {
+    /// The same servers, at the other ends of wires. Kafka says itself where it is found.
+    #[must_use]
+    pub fn through(self, wires: &Wires) -> Self {
+        let over = |url: &str, wire: &Wire| {
+            let (_, rest) = url.split_once("://").expect("a URL");
+            let rest = rest.rsplit('@').next().unwrap_or(rest);
+            let server = rest.split(['/', '?']).next().unwrap_or(rest);
+            url.replace(server, wire.address())
+        };
+        Self {
+            journeys: over(&self.journeys, &wires.journeys),
+            cache: over(&self.cache, &wires.cache),
+            warehouse: over(&self.warehouse, &wires.warehouse),
+            log: self.log,
+        }
     }
 }
 

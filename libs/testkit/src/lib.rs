@@ -15,3 +15,4 @@ mod ports;
 pub mod process;
 pub mod redis;
 pub mod tls;
+pub mod wire;

@@ -180,7 +180,7 @@ impl Platform {
     /// # Panics
     /// It does neither in time.
     pub async fn listens(&mut self) -> bool {
-        let address = |lines: &Vec<String>| lines.iter().find_map(|line| listening(line));
+        let address = |lines: &Vec<String>| lines.iter().find_map(|line| listening(line, "address"));
         let mut log = self.log.clone();
         let found = tokio::time::timeout(PATIENCE, log.wait_for(|lines| address(lines).is_some())).await;
         match found {
@@ -206,6 +206,17 @@ impl Platform {
             assert!(Instant::now() < end, "ready: {ready}, not within {PATIENCE:?}:\n{}", self.log());
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// Its metrics, in the text format of Prometheus.
+    ///
+    /// # Panics
+    /// It does not tell them.
+    pub async fn metrics(&self) -> String {
+        let operations = self.log.borrow().iter().find_map(|line| listening(line, "operations"));
+        let url = format!("http://{}/metrics", operations.expect("it listens"));
+        let answer = self.client.http.get(url).send().await.expect("an answer");
+        answer.text().await.expect("a page of text")
     }
 
     /// Everything it has written to its log.
@@ -296,11 +307,7 @@ impl Client {
     /// # Panics
     /// There are no certificates to trust.
     pub fn new(url: String, key: String) -> Self {
-        // An error says that there is one already.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        // No proxy, and a connection that a killed process leaves behind is not used again.
-        let http = reqwest::Client::builder().no_proxy().build().expect("a client without TLS files");
-        Self { http, url, key }
+        Self { http: http(), url, key }
     }
 
     /// What it says of its readiness; `None`: it cannot be asked.
@@ -362,14 +369,21 @@ impl Client {
     }
 }
 
-/// The address in a line of the log that tells it.
-fn listening(line: &str) -> Option<String> {
+/// A client that uses no proxy.
+pub(crate) fn http() -> reqwest::Client {
+    // An error says that there is one already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().build().expect("a client without TLS files")
+}
+
+/// An address in the line of the log that tells it.
+fn listening(line: &str, which: &str) -> Option<String> {
     let line: Value = serde_json::from_str(line).ok()?;
     let fields = line.get("fields").unwrap_or(&line);
     if fields.get("message")? != "listening" {
         return None;
     }
-    Some(fields.get("address")?.as_str()?.to_owned())
+    Some(fields.get(which)?.as_str()?.to_owned())
 }
 
 /// Waits until something is so.

@@ -60,6 +60,14 @@ impl Redis {
             Self::Given(url) => url.clone(),
         }
     }
+
+    /// The server, if it may be stopped.
+    pub fn own(&mut self) -> Option<&mut Node> {
+        match self {
+            Self::Own(node) => Some(node),
+            Self::Given(_) => None,
+        }
+    }
 }
 
 // === impl Node ===

@@ -10,7 +10,8 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Config, Deps, Made, Progress, fact_writer::FactWriter, generation, scoring::Scorer, worker::Worker,
+    Config, Deps, Made, Progress, fact_writer::FactWriter, generation, held::Held, scoring::Scorer,
+    worker::Worker,
 };
 
 /// The name under which all processes of this service share the log's partitions.
@@ -53,11 +54,18 @@ pub(crate) async fn follow(
 ) {
     let mut running: BTreeMap<u32, Running> = BTreeMap::new();
     let scorer = Scorer::new(config, deps).map(Arc::new);
+    let (workers, writers) =
+        (Held::new(deps.worker_health.clone()), Held::new(deps.fact_writer_health.clone()));
     while !shutdown.is_cancelled() {
         let now = assigned.borrow_and_update().clone();
-        let gone: Vec<Running> =
-            running.extract_if(.., |partition, _| !now.contains(partition)).map(|(_, r)| r).collect();
+        let gone: BTreeMap<u32, Running> =
+            running.extract_if(.., |partition, _| !now.contains(partition)).collect();
+        let numbers: Vec<u32> = gone.keys().copied().collect();
         end(gone).await;
+        for partition in numbers {
+            workers.goes_on(partition);
+            writers.goes_on(partition);
+        }
         if now.is_empty() {
             // Others have them all.
             deps.worker_health.ready();
@@ -71,16 +79,19 @@ pub(crate) async fn follow(
                     partition,
                     config,
                     deps,
+                    Arc::clone(&workers),
                     Arc::clone(progress),
                     decisions.clone(),
                     scorer.clone(),
                 );
-                let writer = FactWriter::new(partition, config, deps, Arc::clone(progress));
+                let writer =
+                    FactWriter::new(partition, config, deps, Arc::clone(&writers), Arc::clone(progress));
                 tasks.spawn({
-                    let (deps, progress) = (deps.clone(), Arc::clone(progress));
+                    let (deps, progress, workers) =
+                        (deps.clone(), Arc::clone(progress), Arc::clone(&workers));
                     let (tasks, stop) = (tasks.clone(), stop.clone());
                     async move {
-                        let taken = generation::take_over(partition, &deps, &progress);
+                        let taken = generation::take_over(partition, &deps, &workers, &progress);
                         if stop.run_until_cancelled(taken).await.is_some() {
                             tasks.spawn(worker.run(stop.clone()));
                             tasks.spawn(writer.run(stop));
@@ -98,14 +109,14 @@ pub(crate) async fn follow(
         };
         shutdown.run_until_cancelled(changed).await;
     }
-    end(running.into_values().collect()).await;
+    end(running).await;
 }
 
-async fn end(running: Vec<Running>) {
-    for partition in &running {
+async fn end(running: BTreeMap<u32, Running>) {
+    for partition in running.values() {
         partition.stop.cancel();
     }
-    for partition in running {
+    for partition in running.into_values() {
         partition.tasks.wait().await;
     }
 }

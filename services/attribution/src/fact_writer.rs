@@ -1,20 +1,23 @@
 //! The fact writer of one partition: plans a batch durably, inserts it, and never gets ahead of the worker.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use event_log::{Entry, EventLog, LogError};
 use fail::fail_point;
 use journey_store::{Outbox, Plan};
-use telemetry::health::Component;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use warehouse::{Facts, Warehouse};
 
-use crate::{Config, Deps, Progress, error::Error, facts};
+use crate::{Config, Deps, Progress, error::Error, facts, held::Held};
 
 const READ_BYTES: usize = 1024 * 1024;
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// After so long an insert that is not answered is told of. It is waited for all the same, as long as its connection
+/// lives: it may still be applied, and would then be there twice if it was sent again.
+const INSERT_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) struct FactWriter {
     partition: u32,
@@ -25,7 +28,7 @@ pub(crate) struct FactWriter {
     outbox: Arc<dyn Outbox>,
     warehouse: Warehouse,
     progress: Arc<Progress>,
-    health: Component,
+    held: Arc<Held>,
 }
 
 /// Where the writer stands between two steps.
@@ -63,7 +66,13 @@ pub(crate) const TRACES_MAX: usize = 64;
 // === impl FactWriter ===
 
 impl FactWriter {
-    pub(crate) fn new(partition: u32, config: &Config, deps: &Deps, progress: Arc<Progress>) -> Self {
+    pub(crate) fn new(
+        partition: u32,
+        config: &Config,
+        deps: &Deps,
+        held: Arc<Held>,
+        progress: Arc<Progress>,
+    ) -> Self {
         Self {
             partition,
             rows_max: config.fact_rows_max,
@@ -73,7 +82,7 @@ impl FactWriter {
             outbox: Arc::clone(&deps.outbox),
             warehouse: deps.warehouse.clone(),
             progress,
-            health: deps.fact_writer_health.clone(),
+            held,
         }
     }
 
@@ -92,7 +101,7 @@ impl FactWriter {
                     return self.progress.end(&error);
                 }
                 tracing::error!(partition = self.partition, %error, "facts are held up; decisions go on");
-                self.health.not_ready(error.to_string());
+                self.held.up(self.partition, error.to_string());
             }
             if began.elapsed() > RETRY_PAUSE_MAX {
                 pause = Duration::from_millis(50);
@@ -108,7 +117,7 @@ impl FactWriter {
 
     async fn work(&self) -> Result<(), Error> {
         let mut state = self.resume().await?;
-        self.health.ready();
+        self.held.goes_on(self.partition);
         loop {
             self.step(&mut state).await?;
         }
@@ -209,11 +218,16 @@ impl FactWriter {
             })
             .collect();
         let insert = self.warehouse.write_batch(self.id(plan, collected), &collected.facts);
-        match spans.first() {
-            Some(span) => insert.instrument(span.clone()).await?,
-            None => insert.await?,
-        }
-        Ok(())
+        let span = spans.first().cloned().unwrap_or_else(tracing::Span::none);
+        let mut insert = pin!(insert.instrument(span));
+        let Ok(inserted) = tokio::time::timeout(INSERT_PATIENCE, &mut insert).await else {
+            tracing::warn!(partition = self.partition, batch = plan.batch, "the warehouse does not answer");
+            self.held.up(self.partition, "the warehouse does not answer");
+            insert.await?;
+            self.held.goes_on(self.partition);
+            return Ok(());
+        };
+        Ok(inserted?)
     }
 
     fn id(&self, plan: Plan, collected: &Collected) -> warehouse::Progress {

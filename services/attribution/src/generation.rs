@@ -6,7 +6,7 @@ use event_log::EventLog;
 use journey_store::{Generation, Outbox, StoreError};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Deps, Progress, assignment::Assigned, error::Error};
+use crate::{Deps, Progress, assignment::Assigned, error::Error, held::Held};
 
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -118,7 +118,7 @@ pub(crate) async fn refresh(
 }
 
 /// Goes on where the stores say that the last process stopped; tries again until they do.
-pub(crate) async fn take_over(partition: u32, deps: &Deps, progress: &Progress) {
+pub(crate) async fn take_over(partition: u32, deps: &Deps, held: &Held, progress: &Progress) {
     let positions = async || -> Result<(u64, u64), Error> {
         let written = deps.warehouse.progress().await?;
         // More than was planned is in a warehouse that is newer than a restored journey store; the fact writer takes it back.
@@ -130,7 +130,7 @@ pub(crate) async fn take_over(partition: u32, deps: &Deps, progress: &Progress) 
             Ok((consumed, written)) => return progress.start_at(partition, consumed, written),
             Err(error) => {
                 tracing::warn!(partition, %error, "a partition waits for its stores");
-                deps.worker_health.not_ready(error.to_string());
+                held.up(partition, error.to_string());
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
         }

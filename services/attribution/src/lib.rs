@@ -16,6 +16,7 @@ mod frames;
 mod gateway;
 mod generation;
 mod grpc;
+mod held;
 mod metrics;
 mod process;
 mod progress;

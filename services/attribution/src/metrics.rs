@@ -9,12 +9,12 @@ pub(crate) fn decided(latency: Duration) {
     metrics::histogram!(ATTRIBUTION_LATENCY).record(latency.as_secs_f64());
 }
 
-/// How far attribution is behind the log.
+/// How far the slowest partition of this process is behind the log.
 pub(crate) fn behind(seconds: f64) {
     metrics::gauge!(ATTRIBUTION_FRESHNESS).set(seconds);
 }
 
-/// Events appended and not yet attributed.
+/// Events appended to the partitions of this process and not yet attributed.
 pub(crate) fn queued(events: u64) {
     metrics::gauge!(ATTRIBUTION_QUEUE).set(events as f64);
 }

@@ -1,6 +1,7 @@
 //! How far events have been attributed and reported.
 
 use std::{
+    collections::BTreeSet,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -39,6 +40,8 @@ pub struct Progress {
     attributed_events: AtomicU64,
     attributed_records: AtomicU64,
     queued_events: AtomicU64,
+    /// How far each partition is behind the log, microseconds.
+    behind: Vec<AtomicU64>,
     pub(crate) ended: CancellationToken,
 }
 
@@ -51,6 +54,7 @@ impl Progress {
             attributed_events: AtomicU64::new(0),
             attributed_records: AtomicU64::new(0),
             queued_events: AtomicU64::new(0),
+            behind: (0..partitions).map(|_| AtomicU64::new(0)).collect(),
             ended: CancellationToken::new(),
         }
     }
@@ -72,7 +76,8 @@ impl Progress {
         *self.consumed[partition as usize].borrow()
     }
 
-    /// Events appended and not yet attributed: records that wait, by the events that a record has held so far.
+    /// Events appended to the partitions of this process and not yet attributed: records that wait, by the events that a
+    /// record has held so far.
     pub fn queued_events(&self) -> u64 {
         self.queued_events.load(Ordering::Relaxed)
     }
@@ -98,11 +103,24 @@ impl Progress {
         self.consumed[partition as usize].send_replace(to);
     }
 
-    /// Estimates what waits.
-    async fn measure(&self, log: &dyn EventLog) -> Result<(), Error> {
+    /// The worker of a partition reads a record that is so old; the end of the log is not behind.
+    pub(crate) fn behind(&self, partition: u32, micros: u64) {
+        self.behind[partition as usize].store(micros, Ordering::Relaxed);
+    }
+
+    /// How far the slowest of some partitions is behind the log, microseconds.
+    fn slowest(&self, own: &BTreeSet<u32>) -> u64 {
+        let behind = own.iter().map(|&partition| self.behind[partition as usize].load(Ordering::Relaxed));
+        behind.max().unwrap_or(0)
+    }
+
+    /// Estimates what waits in the partitions of this process: those of all processes add up to what waits at all.
+    async fn measure(&self, log: &dyn EventLog, own: &BTreeSet<u32>) -> Result<(), Error> {
+        metrics::behind(self.slowest(own) as f64 / 1e6);
         let mut records = 0;
-        for (partition, consumed) in (0..).zip(&self.consumed) {
-            records += log.end(partition).await?.offset.saturating_sub(*consumed.borrow());
+        for &partition in own {
+            let consumed = self.consumed_to(partition);
+            records += log.end(partition).await?.offset.saturating_sub(consumed);
         }
         let seen = self.attributed_records.load(Ordering::Relaxed).max(1);
         let each = self.attributed_events.load(Ordering::Relaxed).div_ceil(seen).max(1);
@@ -149,7 +167,8 @@ pub(crate) async fn watch(deps: &Deps, assigned: Assigned, progress: &Progress, 
     };
     let measure = async {
         loop {
-            if let Err(error) = progress.measure(log).await {
+            let own = assigned.borrow().clone();
+            if let Err(error) = progress.measure(log, &own).await {
                 tracing::warn!(%error, "the queue cannot be measured");
             }
             tokio::time::sleep(MEASURE_PAUSE).await;
@@ -207,6 +226,29 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_waits_is_told_of_the_own_partitions_and_the_slowest_of_them() {
+        let log = event_log::open("memory://?partitions=3").await.unwrap();
+        let progress = Progress::new(3);
+        for (partition, behind) in [(0, 5), (1, 7), (2, 9)] {
+            for _ in 0..=partition {
+                log.append(partition, "event".into()).await.unwrap();
+            }
+            progress.behind(partition, behind);
+        }
+        progress.measure(&*log, &BTreeSet::from([0, 1])).await.unwrap();
+        assert_eq!(progress.queued_events(), 3, "records of one event each");
+        assert_eq!(progress.slowest(&BTreeSet::from([0, 1])), 7);
+        // One partition at its end does not hide the other.
+        progress.behind(0, 0);
+        assert_eq!(progress.slowest(&BTreeSet::from([0, 1])), 7);
+        progress.consumed(1, 2, 2);
+        progress.behind(1, 0);
+        progress.measure(&*log, &BTreeSet::from([0, 1])).await.unwrap();
+        assert_eq!((progress.queued_events(), progress.slowest(&BTreeSet::from([0, 1]))), (1, 0));
+        assert_eq!(progress.slowest(&BTreeSet::new()), 0);
+    }
 
     #[tokio::test]
     async fn the_re_decisions_of_what_is_complete_are_known() {

@@ -25,7 +25,7 @@ use tonic::{Request, Response, Status, service::Routes};
 use warehouse::Warehouse;
 
 use super::*;
-use crate::{Progress, gateway::ROWS_MAX, worker::Worker};
+use crate::{Progress, gateway::ROWS_MAX, held::Held, worker::Worker};
 
 const TENANT: &str = "t";
 /// 2026-01-31T00:00:00Z.
@@ -189,7 +189,15 @@ impl World {
         let (decisions, _) = broadcast::channel(1);
         let progress = Arc::new(Progress::new(1));
         progress.start_at(0, from, 0);
-        Worker::new(0, config, deps, progress, decisions, Scorer::new(config, deps).map(Arc::new))
+        Worker::new(
+            0,
+            config,
+            deps,
+            Held::new(deps.worker_health.clone()),
+            progress,
+            decisions,
+            Scorer::new(config, deps).map(Arc::new),
+        )
     }
 
     /// Another process goes on where the last one stopped.

@@ -15,7 +15,6 @@ use proto::{
     decisions::Decision,
     events::{DecisionReason, EventType},
 };
-use telemetry::health::Component;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -24,6 +23,7 @@ use crate::{
     Config, Deps, Made, Progress, RulesOf, decision,
     error::Error,
     frames::{self, Contents},
+    held::Held,
     metrics,
     scoring::{Scorer, Scoring, ToScore, WorkerScores},
 };
@@ -40,7 +40,7 @@ pub(crate) struct Worker {
     rules: RulesOf,
     progress: Arc<Progress>,
     decisions: broadcast::Sender<Made>,
-    health: Component,
+    held: Arc<Held>,
     scorer: Option<WorkerScores>,
     /// Those of the batch before, for their memory: a new one of this size is asked of the system page by page.
     contents: Mutex<Contents>,
@@ -68,6 +68,7 @@ impl Worker {
         partition: u32,
         config: &Config,
         deps: &Deps,
+        held: Arc<Held>,
         progress: Arc<Progress>,
         decisions: broadcast::Sender<Made>,
         scorer: Option<Arc<Scorer>>,
@@ -81,7 +82,7 @@ impl Worker {
             rules: Arc::clone(&deps.rules),
             progress,
             decisions,
-            health: deps.worker_health.clone(),
+            held,
             scorer: scorer.map(|scorer| WorkerScores::new(partition, scorer)),
             contents: Mutex::default(),
         }
@@ -98,13 +99,13 @@ impl Worker {
             };
             match step {
                 Ok(()) => {
-                    self.health.ready();
+                    self.held.goes_on(self.partition);
                     pause = Duration::from_millis(50);
                 }
                 Err(error) if error.is_final() => return self.progress.end(&error),
                 Err(error) => {
                     tracing::error!(partition = self.partition, %error, "attribution is held up and tries again");
-                    self.health.not_ready(error.to_string());
+                    self.held.up(self.partition, error.to_string());
                     if let Some(scorer) = &self.scorer {
                         scorer.failed();
                     }
@@ -128,7 +129,7 @@ impl Worker {
             scorer.ask_again(&*self.log).await?;
         }
         if entries.is_empty() {
-            metrics::behind(0.0);
+            self.progress.behind(self.partition, 0);
             *self.contents.lock() = Contents::default();
             return Ok(());
         }
@@ -140,7 +141,7 @@ impl Worker {
                 Entry::Record(record) => {
                     frames::decode(self.partition, record, &mut contents)?;
                     to = record.offset + 1;
-                    metrics::behind(seconds_since(record.time_micros));
+                    self.progress.behind(self.partition, micros_since(record.time_micros));
                 }
                 Entry::Gap { from, to: until, reason } => {
                     tracing::error!(
@@ -357,6 +358,6 @@ fn now_micros() -> i64 {
     jiff::Timestamp::now().as_microsecond()
 }
 
-fn seconds_since(time_micros: i64) -> f64 {
-    (now_micros() - time_micros).max(0) as f64 / 1e6
+fn micros_since(time_micros: i64) -> u64 {
+    (now_micros() - time_micros).max(0).unsigned_abs()
 }

@@ -55,7 +55,7 @@ async fn destroyed_stores_come_back_from_backups_and_the_log_and_from_the_log_al
     let mut servers = Servers::start(&programs).await;
     let folder = tempfile::tempdir().unwrap();
     let backup = folder.path().join("journeys");
-    let ingestion = servers.ingestion(&programs).await;
+    let ingestion = servers.ingestion(&programs, &servers.urls()).await;
     let mut readers = Readers::start(&servers, &programs).await;
     let mut all = Vec::new();
     for (round, from, restores) in [("a", "backups and the log", true), ("b", "the log alone", false)] {
@@ -72,7 +72,7 @@ async fn destroyed_stores_come_back_from_backups_and_the_log_and_from_the_log_al
         if restores {
             restore(&mut servers, &backup).await;
         } else {
-            servers.cql().unwrap().restart().await;
+            servers.cql.own().unwrap().restart().await;
         }
         readers = Readers::start(&servers, &programs).await;
         load.acknowledges(persons).await;
@@ -109,7 +109,7 @@ async fn destroyed_stores_come_back_from_backups_and_the_log_and_from_the_log_al
 async fn back_up(servers: &mut Servers, readers: &Readers, load: &Load, persons: usize, into: &Path) {
     let name = servers.name().to_owned();
     readers.attribution.signal(Signal::STOP);
-    servers.cql().unwrap().snapshot(&name, into);
+    servers.cql.own().unwrap().snapshot(&name, into);
     readers.attribution.signal(Signal::CONT);
     load.acknowledges(persons).await;
     readers.report().await;
@@ -124,13 +124,13 @@ async fn back_up(servers: &mut Servers, readers: &Readers, load: &Load, persons:
 /// Journey store, warehouse and cache are gone, under the processes that work with them.
 async fn destroy(servers: &mut Servers) {
     let name = servers.name().to_owned();
-    servers.cql().unwrap().destroy();
+    servers.cql.own().unwrap().destroy();
     servers.warehouse(&format!("DROP DATABASE {name} SYNC")).await;
-    assert_eq!(servers.redis().unwrap().ask("FLUSHALL").as_deref(), Some("+OK"));
+    assert_eq!(servers.redis.own().unwrap().ask("FLUSHALL").as_deref(), Some("+OK"));
 }
 
 async fn restore(servers: &mut Servers, from: &Path) {
-    let (name, journeys) = (servers.name().to_owned(), servers.journeys());
+    let (name, journeys) = (servers.name().to_owned(), servers.urls().journeys);
     servers.warehouse(&format!("CREATE DATABASE {name}")).await;
     for table in TABLES {
         servers.warehouse(&format!("RENAME TABLE {name}_backup.{table} TO {name}.{table}")).await;
@@ -139,10 +139,10 @@ async fn restore(servers: &mut Servers, from: &Path) {
         let sql = WHOLE_BATCHES.replace("attribution.TABLE", &format!("{name}.{table}"));
         servers.warehouse(&sql.replace("attribution.", &format!("{name}."))).await;
     }
-    servers.cql().unwrap().restart().await;
+    servers.cql.own().unwrap().restart().await;
     // It makes the tables.
     drop(journey_store::open(&journeys).await.unwrap());
-    servers.cql().unwrap().restore(&name, from).await;
+    servers.cql.own().unwrap().restore(&name, from).await;
 }
 
 fn expected(orders: usize) -> Value {
@@ -224,8 +224,9 @@ impl Load {
 
 impl Readers {
     async fn start(servers: &Servers, programs: &Programs) -> Self {
-        let attribution = servers.attribution(programs).await;
-        let query = servers.query(programs, &attribution).await;
+        let urls = servers.urls();
+        let attribution = servers.attribution(programs, &urls).ready().await;
+        let query = servers.query(programs, &urls, &attribution).await;
         Self { attribution, query }
     }
 

@@ -29,7 +29,7 @@ async fn a_process_for_each_service() {
 
     // Somebody makes the journey store anew under a running cluster: who worked with the old one ends instead of going on
     // from its positions, and the next one makes everything again from the log.
-    let outbox = journey_store::open(&servers.journeys()).await.unwrap().outbox;
+    let outbox = journey_store::open(&servers.urls().journeys).await.unwrap().outbox;
     let generation = outbox.generation().await.unwrap().unwrap();
     outbox.reset(journey_store::Generation { id: !generation.id, ..generation }).await.unwrap();
     send(cluster.client(), &json!([order("o4", "2026-02-05T11:00:00Z", "u1", "4")])).await;

@@ -2,7 +2,8 @@
 //!
 //! The edition in force is read before it is written: it decides whether the new one counts, and the warehouse takes it back.
 //! An edition goes before what the warehouse is owed for it, and carries it: a call that was cut short between the two finds
-//! its own cause when it is made again, and writes the rest from there. The consumed offset goes last.
+//! its own cause when it is made again, or what is in force from behind the consumed offset, and writes the rest from there.
+//! The consumed offset goes last.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -42,7 +43,12 @@ impl Scylla {
         consumed_to: u64,
     ) -> Result<Vec<bool>, StoreError> {
         let tables = self.tables();
-        let mut currents = currents(tables, partition, editions).await?;
+        let (mut currents, consumed) =
+            tokio::try_join!(currents(tables, partition, editions), self.consumed_to_now(partition))?;
+        // A call that was cut short may have stored an edition and not what the warehouse is owed for it. Made again it may
+        // have read more, and then asks under a later cause.
+        let untold = currents.iter().filter_map(|current| current.untold(partition, consumed)).collect();
+        self.write_effects(tables, partition, Vec::new(), untold).await.map_err(after_write)?;
         let mut stored = vec![false; editions.len()];
         fail_point!("journey_store::before_commit");
         // One edition of each conversion at a time; more than one of a conversion is rare.
@@ -155,10 +161,20 @@ impl Current {
     /// What the warehouse is owed for a cause that is in force: just stored, or stored before and not told.
     fn effect(&self, partition: u32, edition: &NewEdition) -> Option<Write> {
         let row = self.in_force.as_ref().filter(|row| row.cause() == edition.cause)?;
-        let Position { offset, index, .. } = edition.cause;
+        Some(self.owed(partition, row))
+    }
+
+    /// What it is owed for an edition that a call stored which did not come to its end.
+    fn untold(&self, partition: u32, consumed: u64) -> Option<Write> {
+        let row = self.in_force.as_ref().filter(|row| row.cause().offset >= consumed)?;
+        Some(self.owed(partition, row))
+    }
+
+    fn owed(&self, partition: u32, row: &InForceRow) -> Write {
+        let Position { offset, index, .. } = row.cause();
         let at = tables::effect_at(offset, EffectKey::Edition(index, self.hash));
         let place = Place::effects(partition, tables::effect_bucket(offset));
-        Some(place.write(at, row, tables::last(offset, index)))
+        place.write(at, row, tables::last(offset, index))
     }
 }
 

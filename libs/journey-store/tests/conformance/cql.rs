@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use journey_store::{Generation, Incoming, Plan, Position, StoreError, Stores, open};
+use journey_store::{Generation, Incoming, Outcome, Plan, Position, StoreError, Stores, open};
 use scylla::client::session_builder::SessionBuilder;
 use testkit::{
     cassandra::{Cassandra, CqlServer},
@@ -244,6 +244,35 @@ async fn cql_a_late_write_of_an_earlier_position_changes_nothing() {
     assert_eq!(now.journeys.conversion(TENANT, "c").await.unwrap().unwrap().editions[0].cause, place(5, 0));
 }
 
+/// A call that was cut short stored an edition and told the warehouse nothing of it; made again it has read more, and decides
+/// under a later cause, the same or something else. The warehouse is owed both.
+#[tokio::test]
+async fn cql_what_a_call_cut_short_did_not_tell_is_told_by_a_later_cause() {
+    let server = running().await;
+    let keyspace = keyspace_name();
+    let stores = open(&url(&server, &keyspace)).await.unwrap();
+    stores.journeys.record(0, &record(0, [conversion("c", "buy", T, "d:1")])).await.unwrap();
+    assert!(stores.journeys.commit(0, &[edition("c", place(0, 0), 1)], 1).await.unwrap()[0]);
+    let address = server.url("");
+    let host = address.trim_start_matches("scylla://").split(['/', ',', '?']).next().unwrap();
+    let session = SessionBuilder::new().known_node(host).build().await.unwrap();
+    for (cut, later, digest) in [(2, 3, 2), (5, 6, 3)] {
+        // As far as it came: the edition, not the effect, not the position.
+        let before = stores.outbox.consumed_to(0).await.unwrap();
+        assert!(stores.journeys.commit(0, &[edition("c", place(cut, 0), digest)], before).await.unwrap()[0]);
+        session.query_unpaged(format!("TRUNCATE {keyspace}.effects"), ()).await.unwrap();
+        let again = if later == 3 { digest } else { digest + 10 };
+        let stored =
+            stores.journeys.commit(0, &[edition("c", place(later, 0), again)], later + 1).await.unwrap();
+        assert_eq!(stored, [again != digest]);
+        let effects = stores.outbox.effects(0, before, later + 1).await.unwrap();
+        let told: Vec<u64> =
+            effects.iter().filter(|at| !at.editions.is_empty()).map(|at| at.offset).collect();
+        let owed = if again == digest { vec![cut] } else { vec![cut, later] };
+        assert_eq!(told, owed);
+    }
+}
+
 /// Of processes that plan the same batch with other ends one has its way, also over one that slept through a new generation.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cql_one_plan_of_a_batch_wins() {
@@ -289,10 +318,43 @@ async fn cql_an_id_met_in_another_partition_is_a_repeat() {
     let again = [of_tenant(TENANT, at(1), conversion("c", "buy", T, "d:2"))];
     one.journeys.record(0, &first).await.unwrap();
     for _ in 0..2 {
-        assert_eq!(two.journeys.record(1, &again).await.unwrap().outcomes, [journey_store::Outcome::Repeat]);
+        assert_eq!(two.journeys.record(1, &again).await.unwrap().outcomes, [Outcome::Repeat]);
     }
-    assert_eq!(one.journeys.record(0, &first).await.unwrap().outcomes, [journey_store::Outcome::Replayed]);
+    assert_eq!(one.journeys.record(0, &first).await.unwrap().outcomes, [Outcome::Replayed]);
     assert_eq!(two.journeys.conversion(TENANT, "c").await.unwrap().unwrap().conversion.home, identity("d:1"));
+}
+
+/// Where both partitions read an id before either has written it, it counts in both: each row has one writer, and nobody is
+/// asked who was first. It is lost in none, who counted it stays with it, and from then on it is known.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn cql_an_id_that_comes_to_two_partitions_at_once_is_counted_by_one_or_both_and_never_lost() {
+    const IDS: u32 = 50;
+    let server = running().await;
+    let [one, two] = &processes(&server).await;
+    let call = |partition: u32, person: &str| -> Vec<Incoming> {
+        let event = |index| {
+            let position = Position { partition, offset: 0, index };
+            of_tenant(TENANT, position, conversion(&format!("c{index}"), "buy", T, person))
+        };
+        (0..IDS).map(event).collect()
+    };
+    let (mine, theirs) = (call(0, "d:1"), call(1, "d:2"));
+    let (first, second) = tokio::join!(one.journeys.record(0, &mine), two.journeys.record(1, &theirs));
+    let (first, second) = (first.unwrap().outcomes, second.unwrap().outcomes);
+    let counts = |outcome: &Outcome| u32::from(*outcome == Outcome::First);
+    let counted: Vec<u32> = first.iter().zip(&second).map(|(a, b)| counts(a) + counts(b)).collect();
+    assert!(counted.iter().all(|count| [1, 2].contains(count)), "{counted:?}");
+    println!("{} of {IDS} ids were counted twice", counted.iter().filter(|count| **count == 2).count());
+
+    let later = one.journeys.record(2, &call(2, "d:3")).await.unwrap().outcomes;
+    assert!(later.iter().all(|outcome| *outcome == Outcome::Repeat), "{later:?}");
+    for (stores, partition, call, before) in [(one, 0, &mine, &first), (two, 1, &theirs, &second)] {
+        let again = stores.journeys.record(partition, call).await.unwrap().outcomes;
+        for (before, again) in before.iter().zip(again) {
+            let stays = if *before == Outcome::First { Outcome::Replayed } else { Outcome::Repeat };
+            assert_eq!(again, stays);
+        }
+    }
 }
 
 #[tokio::test]

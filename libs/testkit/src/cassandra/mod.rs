@@ -16,6 +16,9 @@ use crate::{
     tls,
 };
 
+/// What a Cassandra does by default: what it acknowledged in the last seconds may be lost with it.
+const PERIODIC: &str = "commitlog_sync: periodic\ncommitlog_sync_period: 10000ms";
+
 /// Names a CQL server that runs already, with its parameters and without a keyspace: `scylla://host:9042?user=…`.
 pub const URL_VARIABLE: &str = "SCYLLA_URL";
 
@@ -84,12 +87,22 @@ impl CqlServer {
 // === impl Cassandra ===
 
 impl Cassandra {
-    /// Installs it where it is missing, and starts it on an empty folder.
+    /// Installs it where it is missing, and starts it on an empty folder. Killed, it may lose what it acknowledged within the
+    /// last ten seconds, as servers do by default.
     ///
     /// # Panics
     /// It cannot be installed or started.
     pub async fn start() -> Self {
-        Self::with("AllowAllAuthenticator", false).await
+        Self::with(PERIODIC, "AllowAllAuthenticator", false).await
+    }
+
+    /// The same, but what it acknowledged is durable.
+    ///
+    /// # Panics
+    /// It cannot be installed or started.
+    pub async fn durable() -> Self {
+        let sync = "commitlog_sync: group\ncommitlog_sync_group_window: 5ms";
+        Self::with(sync, "AllowAllAuthenticator", false).await
     }
 
     /// Takes those alone who have a password, first of all `cassandra` with the password `cassandra`, over TLS with
@@ -98,10 +111,10 @@ impl Cassandra {
     /// # Panics
     /// It cannot be installed or started.
     pub async fn start_guarded() -> Self {
-        Self::with("PasswordAuthenticator", true).await
+        Self::with(PERIODIC, "PasswordAuthenticator", true).await
     }
 
-    async fn with(authenticator: &str, over_tls: bool) -> Self {
+    async fn with(commitlog_sync: &str, authenticator: &str, over_tls: bool) -> Self {
         let program = install();
         let folder = tempfile::Builder::new().prefix("cassandra-").tempdir();
         let folder = folder.expect("a temporary folder").keep();
@@ -109,6 +122,7 @@ impl Cassandra {
         let [port, storage, storage_tls, jmx] = ports::free();
         let yaml = include_str!("cassandra.yaml")
             .replace("@FOLDER@", &folder.display().to_string())
+            .replace("@COMMITLOG_SYNC@", commitlog_sync)
             .replace("@PORT@", &port.to_string())
             .replace("@STORAGE_PORT@", &storage.to_string())
             .replace("@STORAGE_TLS_PORT@", &storage_tls.to_string())

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
-use crate::{ports, process::eventually, tls};
+use crate::{ports, process::eventually, tls, wire::Wire};
 
 /// Names a cluster that runs already, with its parameters and without a topic: `kafka://host:9092?replication=1`.
 pub const URL_VARIABLE: &str = "KAFKA_URL";
@@ -48,6 +48,8 @@ pub struct Cluster {
 struct Broker {
     folder: PathBuf,
     port: u16,
+    /// Where clients are sent.
+    advertised: u16,
     login_port: u16,
     tls_port: u16,
     running: Option<Running>,
@@ -83,6 +85,14 @@ impl Kafka {
             }
         }
     }
+
+    /// The brokers, if they may be stopped.
+    pub fn own(&mut self) -> Option<&mut Cluster> {
+        match self {
+            Self::Own(cluster) => Some(cluster),
+            Self::Given(_) => None,
+        }
+    }
 }
 
 // === impl Cluster ===
@@ -94,20 +104,39 @@ impl Cluster {
     /// It cannot be installed or started.
     pub async fn start(brokers: usize) -> Self {
         assert!([1, FOLDERS.len()].contains(&brokers), "one broker, or three");
+        let ports: [u16; 2 * FOLDERS.len()] = ports::free();
+        let (ports, controllers) = ports[..2 * brokers].split_at(brokers);
+        Self::advertised(ports, ports, controllers).await
+    }
+
+    /// One broker, to which clients find a wire that can be cut.
+    ///
+    /// # Panics
+    /// It cannot be installed or started.
+    pub async fn behind_a_wire() -> (Self, Wire) {
+        let [port, advertised, controller] = ports::free();
+        let wire = Wire::between(&format!("127.0.0.1:{advertised}"), &format!("127.0.0.1:{port}")).await;
+        (Self::advertised(&[port], &[advertised], &[controller]).await, wire)
+    }
+
+    /// Brokers on these ports, which send clients to others.
+    async fn advertised(ports: &[u16], advertised: &[u16], controllers: &[u16]) -> Self {
+        let brokers = ports.len();
         let program = install();
         let logging = tempfile::tempdir().expect("a temporary folder");
         let log4j = logging.path().join("log4j2.properties");
         fs::write(&log4j, include_str!("log4j2.properties")).expect("a writable folder");
-        let ports: [u16; 4 * FOLDERS.len()] = ports::free();
-        let ports = || ports.chunks_exact(4).take(brokers);
-        let addresses: Vec<String> = ports().map(|ports| format!("127.0.0.1:{}", ports[3])).collect();
-        let brokers = (1..).zip(ports()).map(|(node, ports)| {
-            let [port, login_port, tls_port, controller] = [0, 1, 2, 3].map(|at| ports[at]);
+        let addresses: Vec<String> = controllers.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let guarded: [u16; 2 * FOLDERS.len()] = ports::free();
+        let ports = ports.iter().zip(advertised).zip(controllers).zip(guarded.chunks_exact(2));
+        let brokers = (1..).zip(ports).map(|(node, (((port, advertised), controller), guarded))| {
+            let [login_port, tls_port] = [guarded[0], guarded[1]];
             let folder = tempfile::Builder::new().prefix("kafka-").tempdir();
             let folder = folder.expect("a temporary folder").keep();
             let properties = include_str!("server.properties")
                 .replace("@NODE@", &node.to_string())
                 .replace("@PORT@", &port.to_string())
+                .replace("@ADVERTISED_PORT@", &advertised.to_string())
                 .replace("@LOGIN_PORT@", &login_port.to_string())
                 .replace("@TLS_PORT@", &tls_port.to_string())
                 .replace("@USER@", USER)
@@ -119,7 +148,7 @@ impl Cluster {
                 .replace("@IN_SYNC@", &brokers.div_ceil(2).to_string());
             fs::write(folder.join("server.properties"), properties).expect("a writable folder");
             tls::write_key_store(&folder.join("server.pem"));
-            Broker { folder, port, login_port, tls_port, running: None }
+            Broker { folder, port: *port, advertised: *advertised, login_port, tls_port, running: None }
         });
         let mut cluster = Self { program, brokers: brokers.collect(), _logging: logging, logging: log4j };
         cluster.format(&addresses);
@@ -186,9 +215,9 @@ impl Cluster {
         )
     }
 
-    /// Where a broker listens; the first is 0.
+    /// Where clients find a broker; the first is 0.
     pub fn address(&self, broker: usize) -> String {
-        format!("127.0.0.1:{}", self.brokers[broker].port)
+        format!("127.0.0.1:{}", self.brokers[broker].advertised)
     }
 
     /// Where the first broker listens for those who log in by `PLAIN`, without TLS.
@@ -248,8 +277,8 @@ impl Cluster {
     }
 
     async fn started(&self, broker: usize) {
-        let address = self.address(broker);
         let broker = &self.brokers[broker];
+        let address = format!("127.0.0.1:{}", broker.port);
         let process = broker.running.as_ref().map(|running| running.broker.as_raw_nonzero());
         let process = format!("/proc/{}", process.expect("it was started"));
         eventually("the broker listens", async || {

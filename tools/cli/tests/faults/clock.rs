@@ -3,12 +3,12 @@
 
 #![cfg(target_os = "linux")]
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command, sync::Arc};
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use serde_json::{Value, json};
 use testkit::process::Platform;
 
-use crate::{kill::alone, launch, ledger::Ledger, load::Load, seeded};
+use crate::{launch, ledger::Ledger, load::Load, seeded};
 
 /// Builds the library that moves a process's clock.
 fn clock(folder: &Path) -> std::path::PathBuf {
@@ -50,7 +50,7 @@ async fn a_clock_that_jumps_changes_no_figure_and_no_order() {
         (clock(folder.path()), folder.path().join("seconds"), folder.path().join("data"));
     set(&file, 0);
     let start = launch(&data).env("LD_PRELOAD", library).env("CLOCK_FILE", &file);
-    let mut platform = Arc::new(start.ready().await);
+    let mut platform = start.ready().await;
     let mut ledger = Ledger::default();
     let (mut ids, mut conversions) = (BTreeSet::new(), Vec::new());
     let mut complete = jiff::Timestamp::UNIX_EPOCH;
@@ -58,8 +58,8 @@ async fn a_clock_that_jumps_changes_no_figure_and_no_order() {
         set(&file, seconds);
         if seconds == -7_200 {
             // Started again with a clock that is behind what is stored.
-            alone(platform).stop().await;
-            platform = Arc::new(start.ready().await);
+            platform.stop().await;
+            platform = start.ready().await;
         }
         let load = Load::start(&platform, &format!("r{round}"), &mut rng, 0);
         for number in 0..5 {
@@ -93,5 +93,5 @@ async fn a_clock_that_jumps_changes_no_figure_and_no_order() {
         last = recorded;
     }
     ledger.check_journeys(&platform).await;
-    alone(platform).stop().await;
+    platform.stop().await;
 }

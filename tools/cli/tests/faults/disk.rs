@@ -5,7 +5,6 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
 };
 
 use rand::{RngExt as _, rngs::SmallRng};
@@ -13,7 +12,6 @@ use rustix::process::{Resource, Rlimit, prlimit};
 use testkit::process::{Launch, Platform, eventually};
 
 use crate::{
-    kill::alone,
     launch,
     ledger::{Fate, Ledger, Request, acknowledged, requests},
     load::Load,
@@ -86,7 +84,7 @@ async fn recovers(platform: Platform, start: &Launch, mut ledger: Ledger, rng: &
     platform.stop().await;
 }
 
-async fn some_load(platform: &Arc<Platform>, rng: &mut SmallRng) -> Ledger {
+async fn some_load(platform: &Platform, rng: &mut SmallRng) -> Ledger {
     let load = Load::start(platform, "before", rng, 0);
     load.acknowledges(30).await;
     load.stop(platform).await
@@ -106,12 +104,12 @@ async fn on_a_full_disk_it_refuses_and_recovers_when_there_is_place() {
         return on_a_disk_that_takes_no_more(&mut rng).await;
     };
     let start = small_segments(&data);
-    let platform = Arc::new(start.ready().await);
+    let platform = start.ready().await;
     let mut ledger = some_load(&platform, &mut rng).await;
     let filler = disk.fill();
     ledger.merge(is_refused(&platform, &mut rng).await);
     std::fs::remove_file(filler).unwrap();
-    recovers(alone(platform), &start, ledger, &mut rng).await;
+    recovers(platform, &start, ledger, &mut rng).await;
     drop(disk);
 }
 
@@ -125,7 +123,7 @@ async fn on_a_disk_that_takes_no_more(rng: &mut SmallRng) {
     let folder = tempfile::tempdir().unwrap();
     // Without the signal, the write fails.
     let start = small_segments(folder.path()).under(&["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"]);
-    let platform = Arc::new(start.ready().await);
+    let platform = start.ready().await;
     let mut ledger = some_load(&platform, rng).await;
     let limit = |current| {
         prlimit(Some(platform.pid()), Resource::Fsize, Rlimit { current, maximum: None }).unwrap();
@@ -133,7 +131,7 @@ async fn on_a_disk_that_takes_no_more(rng: &mut SmallRng) {
     limit(Some(0));
     ledger.merge(is_refused(&platform, rng).await);
     limit(None);
-    recovers(alone(platform), &start, ledger, rng).await;
+    recovers(platform, &start, ledger, rng).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,9 +143,8 @@ async fn a_failing_write_or_sync_of_the_log_is_refused_and_mended() {
         // Failing, the log tries again four times a second.
         let failing = format!("{point}={}*off->20*return", rng.random_range(60..90));
         let platform = start.clone().env("FAILPOINTS", failing).ready().await;
-        let platform = Arc::new(platform);
         let ledger = is_refused(&platform, &mut rng).await;
         println!("{point}: {} requests were acknowledged before", ledger.acknowledged());
-        recovers(alone(platform), &start, ledger, &mut rng).await;
+        recovers(platform, &start, ledger, &mut rng).await;
     }
 }

@@ -3,22 +3,21 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use rand::rngs::SmallRng;
 use testkit::process::copy;
 
-use crate::{kill::alone, launch, ledger::Ledger, load::Load, seeded};
+use crate::{launch, ledger::Ledger, load::Load, seeded};
 
 /// A data folder with a few persons in it.
 async fn filled(data: &Path, name: &str, rng: &mut SmallRng) -> Ledger {
-    let platform = Arc::new(launch(data).ready().await);
+    let platform = launch(data).ready().await;
     let load = Load::start(&platform, name, rng, 0);
     load.acknowledges(30).await;
     let ledger = load.stop(&platform).await;
     ledger.check_report(&platform).await;
-    alone(platform).stop().await;
+    platform.stop().await;
     ledger
 }
 

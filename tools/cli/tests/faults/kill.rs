@@ -1,6 +1,6 @@
 //! The process, or its embedded warehouse, is killed while events come in.
 
-use std::{os::unix::process::ExitStatusExt as _, path::Path, sync::Arc, time::Duration};
+use std::{os::unix::process::ExitStatusExt as _, path::Path, time::Duration};
 
 use rand::RngExt as _;
 use rustix::process::{Signal, kill_process};
@@ -22,11 +22,6 @@ const AT_FIRST: [&str; 4] = [
     "journey_store::after_clear",
 ];
 
-/// The clients have let go of it, so it can be waited for.
-pub(crate) fn alone(platform: Arc<Platform>) -> Platform {
-    Arc::into_inner(platform).expect("the clients have ended")
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_random_moments_it_loses_nothing_and_counts_nothing_twice() {
     let mut rng = seeded("kill -9");
@@ -40,7 +35,7 @@ async fn killed_at_random_moments_it_loses_nothing_and_counts_nothing_twice() {
             tokio::time::sleep(Duration::from_millis(rng.random_range(0..1_500))).await;
             platform.kill().await;
         }
-        let platform = Arc::new(start.ready().await);
+        let mut platform = start.ready().await;
         ledger.resend(&platform, &mut rng).await;
         ledger.check_report(&platform).await;
         let load = Load::start(&platform, &format!("r{round}"), &mut rng, 0);
@@ -50,7 +45,7 @@ async fn killed_at_random_moments_it_loses_nothing_and_counts_nothing_twice() {
         let known = load.ended(&platform).await;
         println!("round {round}: {} requests were acknowledged", known.acknowledged());
         ledger.merge(known);
-        alone(platform).ended().await;
+        platform.ended().await;
     }
     let platform = start.ready().await;
     ledger.resend(&platform, &mut rng).await;
@@ -86,14 +81,11 @@ async fn killed_between_any_effect_and_its_commit_it_loses_nothing_and_counts_no
         };
         let mut platform = start.dies_at(point, hit).spawn().await;
         if platform.listens().await {
-            let platform = Arc::new(platform);
             let load =
                 Load::start(&platform, &format!("{}-{round}", point.replace("::", "-")), &mut rng, padding);
             ledger.merge(load.ended(&platform).await);
-            died_at(&mut alone(platform), point).await;
-        } else {
-            died_at(&mut platform, point).await;
         }
+        died_at(&mut platform, point).await;
     }
     let platform = start.ready().await;
     ledger.resend(&platform, &mut rng).await;
@@ -118,7 +110,7 @@ async fn died_at(platform: &mut Platform, point: &str) {
 async fn with_its_warehouse_killed_it_takes_events_and_catches_up() {
     let mut rng = seeded("kill the warehouse");
     let folder = tempfile::tempdir().unwrap();
-    let platform = Arc::new(launch(folder.path()).ready().await);
+    let platform = launch(folder.path()).ready().await;
     let load = Load::start(&platform, "engine", &mut rng, 0);
     let mut last = None;
     for round in 0..rounds(5) {
@@ -137,5 +129,5 @@ async fn with_its_warehouse_killed_it_takes_events_and_catches_up() {
     assert_eq!(ledger.acknowledged(), ledger.persons.len() * 2, "no request was refused");
     ledger.check_report(&platform).await;
     ledger.check_journeys(&platform).await;
-    alone(platform).stop().await;
+    platform.stop().await;
 }

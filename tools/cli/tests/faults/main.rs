@@ -1,10 +1,12 @@
-//! The real process under faults: killed, stopped, on damaged or strange folders, on a full disk, with a clock that jumps.
+//! The real process under faults: killed, stopped, on damaged or strange folders, on a full disk, with a clock that jumps;
+//! and a process for each service over real servers, when those go away.
 //!
 //! After each of them every acknowledged event counts exactly once, and no other event twice.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod clock;
+mod cluster;
 mod disk;
 mod folders;
 mod kill;

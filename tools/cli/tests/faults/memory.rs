@@ -1,10 +1,8 @@
 //! The process gets no more memory from the system.
 
-use std::sync::Arc;
-
 use rustix::process::{Resource, Rlimit, Signal, prlimit};
 
-use crate::{kill::alone, launch, ledger::Ledger, load::Load, seeded};
+use crate::{launch, ledger::Ledger, load::Load, seeded};
 
 /// Requests of 7 KB events: more than what is free within what the process has.
 const REQUESTS: usize = 3_000;
@@ -15,7 +13,7 @@ async fn without_memory_it_refuses_or_dies_and_loses_nothing() {
     let mut rng = seeded("no memory");
     let folder = tempfile::tempdir().unwrap();
     let start = launch(folder.path());
-    let platform = Arc::new(start.ready().await);
+    let mut platform = start.ready().await;
     let mut ledger = Ledger::default();
     let load = Load::start(&platform, "before", &mut rng, 0);
     load.acknowledges(30).await;
@@ -30,7 +28,6 @@ async fn without_memory_it_refuses_or_dies_and_loses_nothing() {
     println!("{} requests were acknowledged without new memory", known.acknowledged());
     assert!(known.acknowledged() < REQUESTS, "it never wanted memory");
     ledger.merge(known);
-    let mut platform = alone(platform);
     match platform.has_ended() {
         Some(ended) => println!("it ended: {ended}"),
         None => platform.signal(Signal::KILL),

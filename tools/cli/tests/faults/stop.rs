@@ -1,13 +1,11 @@
 //! Stopped under load, it drains: what it answered is kept, and it ends in order.
 
-use std::sync::Arc;
-
 use rand::RngExt as _;
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
-use crate::{kill::alone, launch, ledger::Ledger, load::Load, rounds, seeded};
+use crate::{launch, ledger::Ledger, load::Load, rounds, seeded};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stopped_under_load_it_drains_and_ends_in_order() {
@@ -16,14 +14,13 @@ async fn stopped_under_load_it_drains_and_ends_in_order() {
     let start = launch(folder.path());
     let mut ledger = Ledger::default();
     for round in 0..rounds(10) {
-        let platform = Arc::new(start.ready().await);
+        let mut platform = start.ready().await;
         ledger.resend(&platform, &mut rng).await;
         ledger.check_report(&platform).await;
         let load = Load::start(&platform, &format!("r{round}"), &mut rng, 0);
         load.acknowledges(rng.random_range(1..150)).await;
         platform.signal(Signal::TERM);
         ledger.merge(load.ended(&platform).await);
-        let mut platform = alone(platform);
         let ended = platform.ended().await;
         assert!(ended.success(), "{ended}:\n{}", platform.log());
         assert!(!platform.log().contains("cut after the drain limit"), "{}", platform.log());
