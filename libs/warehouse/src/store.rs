@@ -5,11 +5,7 @@ use std::sync::Arc;
 use clickhouse::{Client, Compression, Row};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    Error, Progress,
-    cluster::{Cluster, Home},
-    url::Place,
-};
+use crate::{Error, Progress, cluster::Cluster, url::Place};
 
 /// Where the warehouse is.
 #[derive(Debug, Clone)]
@@ -124,25 +120,28 @@ impl Warehouse {
         Ok(())
     }
 
-    /// Takes back what a partition of the log wrote after a batch. Its progress is that of the batch then, under a number
-    /// that no batch ever had: on a cluster an INSERT under a number of before would be taken for the one of before. Tried
-    /// again from its beginning, it ends the same.
-    pub async fn cut(&self, last: Progress, unused: u64) -> Result<(), Error> {
-        let home = self.home(last.partition).await?;
-        home.heard(self.cut_at(&home, last, unused).await)
-    }
-
-    async fn cut_at(&self, home: &Home, last: Progress, unused: u64) -> Result<(), Error> {
-        for name in ["touches", "conversions", "identities"] {
-            home.settle(name).await?;
-            let table = home.table(name);
+    /// Takes back what a partition of the log wrote after a batch, which is then its last one again.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] on a cluster: the batches that follow have numbers that were there before, so their INSERTs would
+    /// be left out as repeats.
+    pub async fn cut(&self, last: Progress) -> Result<(), Error> {
+        if self.cluster.is_some() {
+            return Err(Error::Rejected(format!(
+                "partition {} has more than batch {}, and a cluster's rows are not taken back: empty and refill it",
+                last.partition, last.batch
+            )));
+        }
+        // Progress goes last: as long as it says that there is more, this is tried again.
+        for table in ["touches", "conversions", "identities", "progress"] {
             let sql = format!(
                 "ALTER TABLE {table} DELETE WHERE part = ? AND batch > ? SETTINGS mutations_sync = 2"
             );
-            home.client.query(&sql).bind(last.partition).bind(last.batch).execute().await?;
+            self.client.query(&sql).bind(last.partition).bind(last.batch).execute().await?;
         }
-        // As long as it says that there is more, this is tried again.
-        self.write_progress(home, Progress { batch: unused, ..last }).await
+        // The engine keeps the newest row of a partition alone, so the one of this batch may be gone.
+        let home = self.home(last.partition).await?;
+        self.write_progress(&home, last).await
     }
 
     /// The last finished batch of every partition that has one, by partition.

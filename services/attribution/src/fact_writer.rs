@@ -126,20 +126,19 @@ impl FactWriter {
     /// Finishes the batch that was planned last, whatever of it is in the warehouse already. Where a restored journey store
     /// is older than the warehouse, what it knows nothing of is taken back: it is made again from the log.
     async fn resume(&self) -> Result<State, Error> {
-        let planned = |plan: Option<Plan>| plan.map_or(0, |plan| plan.batch);
+        let batch = |plan: Option<Plan>| plan.map_or(0, |plan| plan.batch);
         let mut plan = self.outbox.plan(self.partition).await?;
         let written = self.warehouse.progress().await?;
         let written =
             written.iter().filter(|p| p.partition == self.partition).map(|p| p.batch).max().unwrap_or(0);
-        if written + 1 < planned(plan) {
-            return Err(Error::Behind { partition: self.partition, written, planned: planned(plan) });
+        if written + 1 < batch(plan) {
+            return Err(Error::Behind { partition: self.partition, written, planned: batch(plan) });
         }
-        if written > planned(plan) {
+        if written > batch(plan) {
             // Another process may have planned and written meanwhile; nothing is written that was not planned before.
             plan = self.outbox.plan(self.partition).await?;
         }
         let plan = plan.unwrap_or(Plan { batch: 0, from: 0, to: 0 });
-        let mut batch = plan.batch;
         if written != plan.batch {
             let collected = self.collect(plan.from, plan.to, Bound::None).await?;
             let id = self.id(plan, &collected);
@@ -153,8 +152,7 @@ impl FactWriter {
                     "a planned batch was finished"
                 );
             } else {
-                batch = written + 1;
-                self.warehouse.cut(id, batch).await?;
+                self.warehouse.cut(id).await?;
                 tracing::warn!(
                     partition = self.partition,
                     planned = plan.batch,
@@ -164,7 +162,7 @@ impl FactWriter {
             }
         }
         self.progress.written(self.partition, plan.to);
-        Ok(State { batch, from: plan.to, full: true })
+        Ok(State { batch: plan.batch, from: plan.to, full: true })
     }
 
     async fn step(&self, state: &mut State) -> Result<(), Error> {

@@ -151,22 +151,23 @@ pub(crate) async fn what_is_past_a_batch_is_taken_back(engine: Engine) {
         warehouse.write_batch(progress(batch), &facts(&format!("p{batch}"), "email")).await.unwrap();
     }
     // By the tables, and by the sums that the engine keeps with them.
-    let check = async |batch: u64, last: Progress| {
+    let check = async |batch: u64| {
         for table in ["touches", "conversions", "identities"] {
             assert_eq!(count(&engine, database, table).await, batch + 1, "{table}");
         }
-        assert_eq!(warehouse.progress().await.unwrap(), [last, other]);
+        assert_eq!(warehouse.progress().await.unwrap(), [progress(batch), other]);
         let expected = [format!("last_touch email {batch}.000000"), "last_touch social 1.000000".to_owned()];
         let measures = vec![Measure::Conversions];
         assert_eq!(answered(&warehouse, &ReportSpec { measures, ..spec() }).await, expected);
     };
-    check(4, progress(4)).await;
-    for unused in [5, 6] {
-        warehouse.cut(progress(2), unused).await.unwrap();
-        check(2, Progress { batch: unused, ..progress(2) }).await;
+    check(4).await;
+    for _ in 0..2 {
+        warehouse.cut(progress(2)).await.unwrap();
+        check(2).await;
     }
-    warehouse.write_batch(progress(7), &facts("p5", "email")).await.unwrap();
-    check(3, progress(7)).await;
+    // Other facts under the same number come in as if the first had never been there.
+    warehouse.write_batch(progress(3), &facts("p5", "email")).await.unwrap();
+    check(3).await;
 }
 
 pub(crate) async fn an_insert_of_the_largest_batch_is_one_part(engine: Engine) {
