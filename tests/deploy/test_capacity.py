@@ -45,7 +45,7 @@ def test_the_plan_counts_on_nothing_better_than_what_is_published():
     per_second = int(re.search(r"^\| http-batch \|.*?events/CPU-s \| ([\d ]+) \|", page, re.M)[1].replace(" ", ""))
     assert plan.INGESTION_BATCH_CPU_SECONDS >= 1 / per_second
     for row, seconds in (("http-single", plan.INGESTION_SINGLE_CPU_SECONDS), ("pipeline", plan.ATTRIBUTION_CPU_SECONDS)):
-        said = [float(value) for value in re.findall(rf"^\| {row} \|.*\| ([\d.]+) µs \|$", page, re.M)]
+        said = [float(value) for value in re.findall(rf"^\| {row} \|.*\| ([\d.]+) µs \| [^|]* \|$", page, re.M)]
         assert seconds * 1e6 >= max(said), row
 
 
