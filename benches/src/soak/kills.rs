@@ -35,6 +35,9 @@ const MEMORY_GROWTH_MAX: f64 = 0.01;
 
 #[derive(Debug, Args)]
 pub(crate) struct Kills {
+    /// Events that are there before the peak is measured: an event costs more among many
+    #[arg(long, default_value_t = 12_000_000)]
+    fill_events: u64,
     /// Seconds for which the peak is measured
     #[arg(long, default_value_t = 60)]
     peak_seconds: u64,
@@ -100,6 +103,8 @@ impl Kills {
         let (bench, program, stream) = (Bench::new(1.0)?, platform_program()?, Stream::default());
         let data = bench.data("platform")?;
         let platform = Process::platform_with(&program, &data, &[PEAK_BACKLOG])?.ready(&data)?;
+        let filled = stream.ask_while(&platform, || stream.taken() * EVENTS < self.fill_events)?;
+        say(&format!("{} events are there after {:.0} s", filled.events(), filled.seconds));
         let peak = Peak::measure(&platform, &stream, self.peak_seconds)?;
         stream.check(&platform, 0..stream.taken())?;
         platform.stop()?;

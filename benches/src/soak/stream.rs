@@ -56,12 +56,22 @@ impl Stream {
         self.next.load(Ordering::Relaxed)
     }
 
-    /// Sends batches as fast as they are taken; each one that is refused is sent again until it is taken.
+    /// Sends batches as fast as they are taken for so long; each one that is refused is sent again until it is taken.
     pub(crate) fn ask(&self, platform: &Process, time: Duration) -> Result<Asked> {
+        let began = Instant::now();
+        self.ask_while(platform, || began.elapsed() < time)
+    }
+
+    /// The same as long as more are wanted.
+    pub(crate) fn ask_while(
+        &self,
+        platform: &Process,
+        wanted: impl Fn() -> bool + Sync,
+    ) -> Result<Asked> {
         let (began, failed) = (Instant::now(), AtomicBool::new(false));
         let work = || -> Result<(u64, Latencies)> {
             let (mut connection, mut taken, mut latencies) = (platform.connect()?, 0, Latencies::new()?);
-            while began.elapsed() < time && !failed.load(Ordering::Relaxed) {
+            while wanted() && !failed.load(Ordering::Relaxed) {
                 let body = batch(self.take())?;
                 loop {
                     let sent = Instant::now();

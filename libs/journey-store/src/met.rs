@@ -64,8 +64,8 @@ const PARTS_MAX: usize = 5;
 const READ_ROWS_MIN: usize = if cfg!(test) { 100 } else { 20_000 };
 const READ_BYTES_MIN: usize = 4 << 20;
 /// The same with each event of a larger batch: under load batches are large and few, and that is when it is needed.
-const READ_ROWS_EACH: usize = 32;
-const READ_BYTES_EACH: usize = 2 << 10;
+const READ_ROWS_EACH: usize = 96;
+const READ_BYTES_EACH: usize = 6 << 10;
 
 // === impl Met ===
 

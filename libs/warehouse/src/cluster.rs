@@ -233,7 +233,8 @@ mod tests {
         let replica = "'/clickhouse/tables/main/{shard}/{database}/{table}', '{replica}'";
         for (name, sql) in MIGRATIONS.into_iter().chain([("migrations", RECORD)]) {
             let [local, over_all] = rendered(sql).try_into().unwrap();
-            let table = if sql.contains("ALTER") { "conversions" } else { name };
+            let altered = sql.split("ALTER TABLE ").nth(1).and_then(|rest| rest.split_whitespace().next());
+            let table = altered.unwrap_or(name);
             // Nothing else of it is changed: what was added goes, and the rest is the migration.
             let undone = local
                 .replace(&format!("ReplicatedMergeTree({replica})"), "MergeTree")

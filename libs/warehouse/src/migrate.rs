@@ -7,7 +7,7 @@ use crate::{Error, Warehouse, cluster::Home};
 
 /// The migrations in their order; the number is the place from 1. One statement each, that may be repeated: the record
 /// of it comes after it.
-pub(crate) const MIGRATIONS: [(&str, &str); 8] = [
+pub(crate) const MIGRATIONS: [(&str, &str); 12] = [
     ("meta", include_str!("../migrations/0001_meta.sql")),
     ("progress", include_str!("../migrations/0002_progress.sql")),
     ("touches", include_str!("../migrations/0003_touches.sql")),
@@ -16,6 +16,10 @@ pub(crate) const MIGRATIONS: [(&str, &str); 8] = [
     ("paths", include_str!("../migrations/0006_paths.sql")),
     ("by_hour", include_str!("../migrations/0007_by_hour.sql")),
     ("fill_by_hour", include_str!("../migrations/0008_fill_by_hour.sql")),
+    ("replaced_progress", include_str!("../migrations/0009_replaced_progress.sql")),
+    ("replaced_touches", include_str!("../migrations/0010_replaced_touches.sql")),
+    ("replaced_conversions", include_str!("../migrations/0011_replaced_conversions.sql")),
+    ("replaced_identities", include_str!("../migrations/0012_replaced_identities.sql")),
 ];
 
 pub(crate) const RECORD: &str = "CREATE TABLE IF NOT EXISTS migrations (version UInt32, name String, checksum String) \
