@@ -9,7 +9,7 @@
 use std::{process::ExitCode, time::Instant};
 
 use testkit::{
-    cassandra::{self, CqlServer},
+    cassandra::{self, Cassandra, CqlServer},
     cluster::{Programs, Servers},
     kafka::{self, Kafka},
     redis::{self, Redis},
@@ -74,7 +74,14 @@ async fn main() -> ExitCode {
 /// Those that run already stay as they are named.
 async fn with_servers(command: &mut Command) -> ExitCode {
     eprintln!("starting Kafka, a CQL server and Redis");
-    let (mut kafka, mut cql, mut redis) = tokio::join!(Kafka::start(), CqlServer::start(), Redis::start());
+    let cql = async {
+        match std::env::var(cassandra::URL_VARIABLE) {
+            Ok(url) if !url.is_empty() => CqlServer::Given(url),
+            // What the services ask of a store.
+            _ => CqlServer::Own(Box::new(Cassandra::durable().await)),
+        }
+    };
+    let (mut kafka, mut cql, mut redis) = tokio::join!(Kafka::start(), cql, Redis::start());
     if let Some(own) = kafka.own() {
         let url = format!("kafka://{}?replication=1&min_insync_replicas=1", own.address(0));
         command.env(kafka::URL_VARIABLE, url);
