@@ -134,6 +134,13 @@ bench: chdb onnxruntime mlserver ## Measure against the machine's limits (ROWS=h
 	cargo build --release --locked -p attribution-cli -p bench
 	target/release/bench run
 
+# The program that starts the servers is built for itself: what tests turn on is not to be in what is measured.
+.PHONY: bench-cluster
+bench-cluster: ## Measure the rows that want real servers: Kafka, CQL, Redis
+	cargo build --release --locked -p bench
+	cargo build --release --locked -p testkit --bin cluster
+	$${CARGO_TARGET_DIR:-target}/release/cluster --servers $${CARGO_TARGET_DIR:-target}/release/bench run --rows $(or $(ROWS),kafka,redis,cql)
+
 .PHONY: profile
 profile: chdb ## Record a row's server with perf and draw a flame graph: make profile ROW=http-batch
 	cargo build --release --locked -p attribution-cli -p bench

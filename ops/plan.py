@@ -18,7 +18,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 HOURS = 730
 GIB = 2**30
 
-# Measured (docs/performance.md): processor seconds and bytes of an event, on loaded virtual cores.
+# Measured (docs/performance.md): processor seconds and bytes of an event, on loaded virtual cores, over the embedded stores:
+# over Kafka, Redis and CQL both services take more.
 BATCH_EVENTS = 100
 INGESTION_BATCH_CPU_SECONDS = 1 / 391_000  # of an event in a batch of 100
 INGESTION_SINGLE_CPU_SECONDS = 41e-6  # of an event alone

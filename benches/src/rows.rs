@@ -1,13 +1,16 @@
 //! The rows of the table.
 
 mod attribute;
+mod cql;
 mod http;
+mod kafka;
 mod log;
 mod models;
 mod platform;
 mod report;
 mod rpc;
 mod scores;
+mod servers;
 
 use anyhow::Result;
 
@@ -35,3 +38,7 @@ pub(crate) const ALL: &[(&str, Measure)] = &[
     ("pipeline", platform::pipeline),
     ("start", platform::start),
 ];
+
+/// Those that want real servers, and are measured only when they are named: see [`servers`].
+pub(crate) const ON_SERVERS: &[(&str, Measure)] =
+    &[("kafka", kafka::appended), ("redis", kafka::filtered), ("cql", cql::stored)];

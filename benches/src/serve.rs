@@ -41,10 +41,16 @@ const SEEN_EVENTS_MAX: u64 = 4_000_000;
 /// What to serve.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Serve {
-    /// Ingestion behind the real front over the real local log, without anything that reads the log
+    /// Ingestion behind the real front over a real log, without anything that reads the log
     Ingestion {
         /// The data folder
         data: PathBuf,
+        /// The log; a local one in the folder unless said
+        #[arg(long)]
+        log: Option<String>,
+        /// The cache; as many ids in memory as the platform remembers unless said
+        #[arg(long)]
+        cache: Option<String>,
     },
     /// The gateway of models alone behind the real front, with the committed models
     Scores {
@@ -73,7 +79,9 @@ impl Serve {
             writeln!(stdout, "{}", listener.local_addr()?.port())?;
             stdout.flush()?;
             match self {
-                Self::Ingestion { data } => ingestion(&data, listener, shutdown).await,
+                Self::Ingestion { data, log, cache } => {
+                    ingestion(&data, log, cache, listener, shutdown).await
+                }
                 Self::Scores { data, models } => scores(&data, &models, listener, shutdown).await,
                 Self::HttpParse => http(listener, parsed).await,
                 Self::HttpNoop => http(listener, |_| StatusCode::OK).await,
@@ -85,13 +93,21 @@ impl Serve {
 }
 
 /// The service as the standalone process starts it, but for the journey store behind its cache and the worker.
-async fn ingestion(data: &Path, listener: TcpListener, shutdown: CancellationToken) -> Result<()> {
+async fn ingestion(
+    data: &Path,
+    log: Option<String>,
+    cache: Option<String>,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let log = log.unwrap_or_else(|| format!("file://{}", data.join("log").display()));
+    let cache = cache.unwrap_or_else(|| format!("memory://?seen_max={SEEN_EVENTS_MAX}&seen_ttl=365d"));
     settings::init_data_dir(data)?;
     let health = Health::default();
     let front = Front::new(SettingsHandle::open(data)?, Limits::default(), health.clone());
     let deps = ingestion::Deps {
-        log: event_log::open(&format!("file://{}", data.join("log").display())).await?,
-        cache: cache::open(&format!("memory://?seen_max={SEEN_EVENTS_MAX}&seen_ttl=365d"))?,
+        log: event_log::open(&log).await?,
+        cache: cache::open(&cache)?,
         backlog: Arc::new(|| 0),
         recover_from: Vec::new(),
         health,

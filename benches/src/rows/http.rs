@@ -13,8 +13,8 @@ use crate::{
     wire::{self, Loaded},
 };
 
-const CONNECTIONS: usize = 32;
-const ROUNDS: usize = 5;
+pub(crate) const CONNECTIONS: usize = 32;
+pub(crate) const ROUNDS: usize = 5;
 const ROUND_SECONDS: f64 = 4.0;
 
 pub(crate) fn batch(bench: &Bench) -> Result<Vec<Row>> {
@@ -73,15 +73,23 @@ impl Taken {
     }
 }
 
+/// Loads a server for a while; what came of it, and the processor time it took.
+pub(crate) fn round(
+    server: &Process,
+    template: &Template,
+    ids: &Ids,
+    time: Duration,
+) -> Result<(Loaded, f64)> {
+    let before = server.cpu_seconds()?;
+    let loaded = wire::load(server.address, &server.key, template, ids, CONNECTIONS, time)?;
+    Ok((loaded, server.cpu_seconds()? - before))
+}
+
 fn compare(bench: &Bench, proxy: &str, template: &Template) -> Result<Taken> {
     let ours = Process::server(&["ingestion"], Some(&bench.data("ingestion")?))?;
     let proxy = Process::server(&[proxy], None)?;
     let (ids, mut taken, mut latencies) = (Ids::new(), Taken::default(), Latencies::new()?);
-    let round = |server: &Process, time: Duration| -> Result<(Loaded, f64)> {
-        let before = server.cpu_seconds()?;
-        let loaded = wire::load(server.address, &server.key, template, &ids, CONNECTIONS, time)?;
-        Ok((loaded, server.cpu_seconds()? - before))
-    };
+    let round = |server: &Process, time: Duration| round(server, template, &ids, time);
     // Warm: files, pools, the allocator.
     for server in [&ours, &proxy] {
         round(server, bench.time(1.0))?;

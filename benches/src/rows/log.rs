@@ -37,7 +37,7 @@ struct Side {
 pub(crate) fn append(bench: &Bench) -> Result<Vec<Row>> {
     let folder = bench.data("log")?;
     // No two frames alike: a record of equal frames would be compressed as no real one is.
-    let frames: Vec<Bytes> = (0..DEPTH).map(|_| frame()).collect();
+    let frames: Vec<Bytes> = (0..DEPTH).map(|_| frame(FRAME_EVENTS)).collect();
     let runtime = tokio::runtime::Runtime::new()?;
     let log = runtime.block_on(event_log::open(&format!("file://{}", folder.join("log").display())))?;
     let new = || Side {
@@ -122,9 +122,10 @@ fn through_file(folder: &Path, frames: &[Bytes], time: Duration) -> Result<(u64,
     Ok((written, latencies))
 }
 
-fn frame() -> Bytes {
+/// A frame of so many clicks, with ids of its own.
+pub(crate) fn frame(events: usize) -> Bytes {
     let mut random = rand::rng();
-    let events = (0..FRAME_EVENTS).map(|index| Event {
+    let events = (0..events).map(|index| Event {
         event_id: format!("event-{:032x}", random.random::<u128>()),
         device_id: format!("device-{:012}", random.random_range(0..1_000_000)),
         ..event(index, Mix::Clicks)
