@@ -5,6 +5,15 @@ use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 /// A (tenant, event id).
 pub type Key = (u64, u64);
 
+/// An event id with its key, which is made once for every table that the id is looked up in.
+#[derive(Debug, Clone, Copy)]
+pub struct Id<'a> {
+    /// The id.
+    pub text: &'a str,
+    /// The key of its tenant and text.
+    pub key: Key,
+}
+
 /// For tables of [`Key`]s, which are hashes already.
 pub type KeyHasher = BuildHasherDefault<KeyIsTheHash>;
 
@@ -17,6 +26,11 @@ impl Keys {
     pub fn key(&self, tenant: &str, id: &str) -> Key {
         // Each text ends with a byte that no text has: the boundary counts.
         self.0.each_ref().map(|secret| secret.hash_one((tenant, id))).into()
+    }
+
+    /// Ids with their keys.
+    pub fn ids<'a>(&self, tenant: &str, ids: impl IntoIterator<Item = &'a str>) -> Vec<Id<'a>> {
+        ids.into_iter().map(|text| Id { text, key: self.key(tenant, text) }).collect()
     }
 }
 
@@ -44,9 +58,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_boundary_between_tenant_and_id_counts() {
+    fn tenant_id_and_the_boundary_between_them_count() {
         let keys = Keys::default();
         assert_ne!(keys.key("ab", "c"), keys.key("a", "bc"));
+        assert_ne!(keys.key("a", "c"), keys.key("b", "c"));
         assert_eq!(keys.key("ab", "c"), keys.key("ab", "c"));
     }
 }

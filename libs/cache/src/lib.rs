@@ -14,19 +14,22 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use telemetry::metrics::CACHE_AVAILABLE;
 
+use crate::key::Id;
+
 /// A cache shared by the pods of a service, or the memory of one process.
 ///
 /// - Nothing here is durable; any entry may be gone at any time.
 /// - `seen` never says yes to an id that was not marked; it may say no to one that was.
 /// - Tenants share nothing: an id marked for one is not seen by another, a quota taken by one is not missed by another.
 /// - Every call may be repeated; `mark` twice is `mark` once.
+/// - Who calls makes the keys of all ids by the same [`Keys`](key::Keys): what was marked under another key may not be seen.
 #[async_trait]
 pub trait Cache: Send + Sync {
     /// Which of the ids were marked, in their order. At most [`IDS_MAX`] ids.
-    async fn seen(&self, tenant: &str, ids: &[&str]) -> Result<Vec<bool>, CacheError>;
+    async fn seen(&self, tenant: &str, ids: &[Id<'_>]) -> Result<Vec<bool>, CacheError>;
 
     /// Remembers ids. Call it only after the append of their events was acknowledged. At most [`IDS_MAX`] ids.
-    async fn mark(&self, tenant: &str, ids: &[&str]) -> Result<(), CacheError>;
+    async fn mark(&self, tenant: &str, ids: &[Id<'_>]) -> Result<(), CacheError>;
 
     /// Takes `events` out of the tenant's quota, all of them or none.
     async fn take(&self, tenant: &str, events: NonZeroU32, quota: Quota) -> Result<Taken, CacheError>;
@@ -106,7 +109,7 @@ pub fn open(url: &str) -> Result<Arc<dyn Cache>, CacheError> {
     }
 }
 
-fn check(ids: &[&str]) -> Result<(), CacheError> {
+fn check(ids: &[Id<'_>]) -> Result<(), CacheError> {
     if ids.len() > IDS_MAX { Err(CacheError::TooManyIds(ids.len())) } else { Ok(()) }
 }
 

@@ -7,7 +7,8 @@ use governor::{DefaultDirectRateLimiter, RateLimiter, clock::Clock};
 use moka::sync::Cache as Moka;
 
 use crate::{
-    Cache, CacheError, Quota, SEEN_TTL_SECONDS_DEFAULT, Taken, check, parameter, recent::Recent, seconds,
+    Cache, CacheError, Quota, SEEN_TTL_SECONDS_DEFAULT, Taken, check, key::Id, parameter, recent::Recent,
+    seconds,
 };
 
 /// Ids remembered unless the URL says otherwise.
@@ -64,14 +65,14 @@ impl MemoryCache {
 
 #[async_trait]
 impl Cache for MemoryCache {
-    async fn seen(&self, tenant: &str, ids: &[&str]) -> Result<Vec<bool>, CacheError> {
+    async fn seen(&self, _: &str, ids: &[Id<'_>]) -> Result<Vec<bool>, CacheError> {
         check(ids)?;
-        Ok(self.seen.contains(tenant, ids))
+        Ok(self.seen.contains(ids))
     }
 
-    async fn mark(&self, tenant: &str, ids: &[&str]) -> Result<(), CacheError> {
+    async fn mark(&self, _: &str, ids: &[Id<'_>]) -> Result<(), CacheError> {
         check(ids)?;
-        self.seen.insert(tenant, ids);
+        self.seen.insert(ids);
         Ok(())
     }
 
@@ -106,26 +107,28 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::key::Keys;
 
     #[tokio::test]
     async fn as_many_ids_are_kept_as_the_url_says_and_they_are_the_newest() {
-        let cache = MemoryCache::open("?seen_max=100").unwrap();
+        let (cache, keys) = (MemoryCache::open("?seen_max=100").unwrap(), Keys::default());
         for batch in 0..100 {
             let ids: Vec<String> = (0..100).map(|i| format!("{batch}-{i}")).collect();
-            let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+            let ids = keys.ids("t", ids.iter().map(String::as_str));
             cache.mark("t", &ids).await.unwrap();
             assert!(cache.seen("t", &ids).await.unwrap().into_iter().all(|seen| seen), "batch {batch}");
         }
-        assert_eq!(cache.seen("t", &["98-99"]).await.unwrap(), [false]);
+        assert_eq!(cache.seen("t", &keys.ids("t", ["98-99"])).await.unwrap(), [false]);
     }
 
     #[tokio::test]
     async fn an_id_is_forgotten_after_its_time() {
         let cache = MemoryCache::open("?seen_ttl=1s").unwrap();
-        cache.mark("t", &["a"]).await.unwrap();
-        assert_eq!(cache.seen("t", &["a"]).await.unwrap(), [true]);
+        let ids = Keys::default().ids("t", ["a"]);
+        cache.mark("t", &ids).await.unwrap();
+        assert_eq!(cache.seen("t", &ids).await.unwrap(), [true]);
         let begin = std::time::Instant::now();
-        while cache.seen("t", &["a"]).await.unwrap() == [true] {
+        while cache.seen("t", &ids).await.unwrap() == [true] {
             assert!(begin.elapsed() < Duration::from_secs(10), "not forgotten");
             tokio::task::yield_now().await;
         }

@@ -10,10 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::key::{Key, KeyHasher, Keys};
+use crate::key::{Id, Key, KeyHasher};
 
 /// From so many ids on they are spread over tables of their own: one that grows holds up few.
 const SPREAD_FROM_IDS: u64 = 1 << 16;
+/// A power of two.
 const TABLES: usize = 16;
 
 /// Ids that were marked.
@@ -21,7 +22,6 @@ pub(crate) struct Recent {
     tables: Vec<Mutex<Table>>,
     ids_per_table_max: usize,
     time_to_live: Duration,
-    keys: Keys,
 }
 
 #[derive(Default)]
@@ -38,50 +38,35 @@ impl Recent {
         let tables = if ids_max < SPREAD_FROM_IDS { 1 } else { TABLES };
         let ids_per_table_max = usize::try_from(ids_max.div_ceil(tables as u64)).unwrap_or(usize::MAX);
         let tables = (0..tables).map(|_| Mutex::default()).collect();
-        Self { tables, ids_per_table_max, time_to_live, keys: Keys::default() }
+        Self { tables, ids_per_table_max, time_to_live }
     }
 
     /// Which of the ids are remembered.
-    pub(crate) fn contains(&self, tenant: &str, ids: &[&str]) -> Vec<bool> {
+    pub(crate) fn contains(&self, ids: &[Id<'_>]) -> Vec<bool> {
         let mut contains = vec![false; ids.len()];
-        self.each_table(tenant, ids, |table, asked| {
-            for &(_, key, index) in asked {
-                contains[index] = table.ids.contains(&key);
-            }
-        });
+        self.each_table(ids, |table, index, key| contains[index] = table.ids.contains(&key));
         contains
     }
 
     /// Remembers ids.
-    pub(crate) fn insert(&self, tenant: &str, ids: &[&str]) {
+    pub(crate) fn insert(&self, ids: &[Id<'_>]) {
         let now = Instant::now();
-        self.each_table(tenant, ids, |table, marked| {
-            for &(_, key, _) in marked {
-                table.insert(key, now, self.ids_per_table_max);
-            }
-        });
+        self.each_table(ids, |table, _, key| table.insert(key, now, self.ids_per_table_max));
     }
 
-    /// Hands each table its part of the ids, as (table, key, index), once what is over its time is gone.
-    fn each_table(
-        &self,
-        tenant: &str,
-        ids: &[&str],
-        mut work: impl FnMut(&mut Table, &[(usize, Key, usize)]),
-    ) {
+    /// Works on every id with its table, table after table, once what is over its time is gone from it.
+    fn each_table(&self, ids: &[Id<'_>], mut work: impl FnMut(&mut Table, usize, Key)) {
         let now = Instant::now();
-        let place = |(index, id): (usize, &&str)| {
-            let key = self.keys.key(tenant, id);
-            (key.1 as usize % self.tables.len(), key, index)
-        };
-        let mut places: Vec<_> = ids.iter().enumerate().map(place).collect();
-        places.sort_unstable_by_key(|&(table, _, index)| (table, index));
-        for part in places.chunk_by(|one, other| one.0 == other.0) {
-            let table = self.tables[part[0].0].lock();
+        for (number, table) in self.tables.iter().enumerate() {
+            let is_here = |(_, id): &(usize, &Id<'_>)| id.key.1 as usize & (self.tables.len() - 1) == number;
+            let mut here = ids.iter().enumerate().filter(is_here).peekable();
+            if here.peek().is_none() {
+                continue;
+            }
             // Nothing under the lock can leave a table half done.
-            let mut table = table.unwrap_or_else(PoisonError::into_inner);
+            let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
             table.forget(now, self.time_to_live);
-            work(&mut table, part);
+            here.for_each(|(index, id)| work(&mut table, index, id.key));
         }
     }
 }
@@ -114,6 +99,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::Keys;
 
     const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -126,33 +112,33 @@ mod tests {
         recent.tables.iter().map(count).sum()
     }
 
-    fn insert(recent: &Recent, numbers: std::ops::Range<u64>) {
+    fn insert(recent: &Recent, keys: &Keys, numbers: std::ops::Range<u64>) {
         let ids: Vec<String> = numbers.map(|number| number.to_string()).collect();
-        recent.insert("t", &ids.iter().map(String::as_str).collect::<Vec<_>>());
+        recent.insert(&keys.ids("t", ids.iter().map(String::as_str)));
     }
 
     #[test]
     fn the_newest_are_kept_and_no_more() {
-        let recent = Recent::new(100, YEAR);
-        insert(&recent, 0..100);
+        let (recent, keys) = (Recent::new(100, YEAR), Keys::default());
+        insert(&recent, &keys, 0..100);
         // Marked again, it is not younger for it, and not there twice.
-        insert(&recent, 0..1);
-        insert(&recent, 100..101);
+        insert(&recent, &keys, 0..1);
+        insert(&recent, &keys, 100..101);
         assert_eq!(kept(&recent), 100);
-        assert_eq!(recent.contains("t", &["0", "1", "100"]), [false, true, true]);
+        assert_eq!(recent.contains(&keys.ids("t", ["0", "1", "100"])), [false, true, true]);
     }
 
     #[test]
     fn spread_over_tables_about_as_many_are_kept() {
         let most = 2 * SPREAD_FROM_IDS;
-        let recent = Recent::new(most, YEAR);
+        let (recent, keys) = (Recent::new(most, YEAR), Keys::default());
         assert_eq!(recent.tables.len(), TABLES);
-        insert(&recent, 0..3 * most);
+        insert(&recent, &keys, 0..3 * most);
         assert!(kept(&recent) as u64 <= most.next_multiple_of(TABLES as u64));
         // A table's share of the ids is off by a few hundredths at most.
         let ids: Vec<String> = (2 * most + most / 10..3 * most).map(|number| number.to_string()).collect();
-        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-        assert!(recent.contains("t", &ids).into_iter().all(|seen| seen));
+        let ids = keys.ids("t", ids.iter().map(String::as_str));
+        assert!(recent.contains(&ids).into_iter().all(|seen| seen));
     }
 
     #[test]

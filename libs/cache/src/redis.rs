@@ -25,7 +25,9 @@ use fred::{
 use parking_lot::Mutex;
 use telemetry::metrics::CACHE_AVAILABLE;
 
-use crate::{Cache, CacheError, IDS_MAX, Quota, SEEN_TTL_SECONDS_DEFAULT, Taken, check, parameter, seconds};
+use crate::{
+    Cache, CacheError, IDS_MAX, Quota, SEEN_TTL_SECONDS_DEFAULT, Taken, check, key::Id, parameter, seconds,
+};
 
 /// How long a call may take unless the URL says otherwise.
 const TIMEOUT_MILLIS_DEFAULT: u64 = 500;
@@ -160,6 +162,7 @@ impl RedisCache {
         outcome.map_err(CacheError::Unavailable)
     }
 
+    /// Made of the text: pods share it, and their keys have secrets of their own.
     fn key(&self, tenant: &str, id: &str) -> Vec<u8> {
         let mut hasher = blake3::Hasher::new();
         // The boundary counts.
@@ -175,7 +178,7 @@ impl RedisCache {
 
 #[async_trait]
 impl Cache for RedisCache {
-    async fn seen(&self, tenant: &str, ids: &[&str]) -> Result<Vec<bool>, CacheError> {
+    async fn seen(&self, tenant: &str, ids: &[Id<'_>]) -> Result<Vec<bool>, CacheError> {
         check(ids)?;
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -184,7 +187,7 @@ impl Cache for RedisCache {
             .call(Box::pin(async {
                 let pipeline = self.client.pipeline();
                 for id in ids {
-                    let () = pipeline.exists(self.key(tenant, id).as_slice()).await?;
+                    let () = pipeline.exists(self.key(tenant, id.text).as_slice()).await?;
                 }
                 pipeline.all().await
             }))
@@ -192,7 +195,7 @@ impl Cache for RedisCache {
         Ok(found.into_iter().map(|found| found > 0).collect())
     }
 
-    async fn mark(&self, tenant: &str, ids: &[&str]) -> Result<(), CacheError> {
+    async fn mark(&self, tenant: &str, ids: &[Id<'_>]) -> Result<(), CacheError> {
         check(ids)?;
         if ids.is_empty() {
             return Ok(());
@@ -201,7 +204,7 @@ impl Cache for RedisCache {
             let pipeline = self.client.pipeline();
             let expires = Expiration::EX(self.seen_ttl_seconds);
             for id in ids {
-                let key = self.key(tenant, id);
+                let key = self.key(tenant, id.text);
                 let () = pipeline.set(key.as_slice(), "", Some(expires.clone()), None, false).await?;
             }
             pipeline.all::<Vec<String>>().await.map(drop)
@@ -329,6 +332,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::key::Keys;
 
     #[test]
     fn a_circuit_lets_nobody_through_while_open_and_one_after_it() {
@@ -367,8 +371,9 @@ mod tests {
         let address = listener.local_addr().unwrap();
         drop(listener);
         let cache = RedisCache::open("redis", &format!("{address}?timeout_millis=50")).unwrap();
-        assert!(matches!(cache.seen("t", &["a"]).await, Err(CacheError::Unavailable(_))));
-        let refused = cache.mark("t", &["a"]).await.unwrap_err().to_string();
+        let ids = Keys::default().ids("t", ["a"]);
+        assert!(matches!(cache.seen("t", &ids).await, Err(CacheError::Unavailable(_))));
+        let refused = cache.mark("t", &ids).await.unwrap_err().to_string();
         assert!(refused.contains("a moment ago"), "{refused}");
     }
 }

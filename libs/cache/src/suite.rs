@@ -5,7 +5,7 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use crate::{Cache, CacheError, IDS_MAX, Quota, Taken};
+use crate::{Cache, CacheError, IDS_MAX, Quota, Taken, key::Keys};
 
 /// Runs the suite; `open` makes an empty cache each time, with default parameters.
 ///
@@ -22,20 +22,23 @@ pub async fn run(open: impl Fn() -> Arc<dyn Cache>) {
 }
 
 async fn ids_are_seen_once_marked_and_only_then(cache: &dyn Cache) {
+    let keys = Keys::default();
+    let ids = |texts: &[&'static str]| keys.ids("t", texts.iter().copied());
     assert_eq!(cache.seen("t", &[]).await.unwrap(), [false; 0]);
-    assert_eq!(cache.seen("t", &["a", "b"]).await.unwrap(), [false, false]);
-    cache.mark("t", &["b"]).await.unwrap();
-    cache.mark("t", &["b"]).await.unwrap();
+    assert_eq!(cache.seen("t", &ids(&["a", "b"])).await.unwrap(), [false, false]);
+    cache.mark("t", &ids(&["b"])).await.unwrap();
+    cache.mark("t", &ids(&["b"])).await.unwrap();
     cache.mark("t", &[]).await.unwrap();
-    assert_eq!(cache.seen("t", &["a", "b", "a", "b"]).await.unwrap(), [false, true, false, true]);
-    assert_eq!(cache.seen("t", &["B", "b ", ""]).await.unwrap(), [false; 3]);
+    assert_eq!(cache.seen("t", &ids(&["a", "b", "a", "b"])).await.unwrap(), [false, true, false, true]);
+    assert_eq!(cache.seen("t", &ids(&["B", "b ", ""])).await.unwrap(), [false; 3]);
 }
 
 async fn tenants_share_nothing(cache: &dyn Cache) {
-    cache.mark("t", &["a"]).await.unwrap();
-    assert_eq!(cache.seen("u", &["a"]).await.unwrap(), [false]);
-    cache.mark("ab", &["c"]).await.unwrap();
-    assert_eq!(cache.seen("a", &["bc"]).await.unwrap(), [false]);
+    let keys = Keys::default();
+    cache.mark("t", &keys.ids("t", ["a"])).await.unwrap();
+    assert_eq!(cache.seen("u", &keys.ids("u", ["a"])).await.unwrap(), [false]);
+    cache.mark("ab", &keys.ids("ab", ["c"])).await.unwrap();
+    assert_eq!(cache.seen("a", &keys.ids("a", ["bc"])).await.unwrap(), [false]);
     assert_eq!(cache.take("t", count(10), slow(10)).await.unwrap(), Taken::Yes);
     assert_ne!(cache.take("t", count(10), slow(10)).await.unwrap(), Taken::Yes);
     assert_eq!(cache.take("u", count(10), slow(10)).await.unwrap(), Taken::Yes);
@@ -43,7 +46,7 @@ async fn tenants_share_nothing(cache: &dyn Cache) {
 
 async fn a_call_takes_the_largest_batch_and_no_more(cache: &dyn Cache) {
     let ids: Vec<String> = (0..=IDS_MAX).map(|i| i.to_string()).collect();
-    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let ids = Keys::default().ids("t", ids.iter().map(String::as_str));
     let (full, past) = (&ids[..IDS_MAX], &ids[..]);
     cache.mark("t", full).await.unwrap();
     assert!(cache.seen("t", full).await.unwrap().into_iter().all(|seen| seen));

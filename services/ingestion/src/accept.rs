@@ -2,7 +2,10 @@
 
 use std::{num::NonZeroU32, sync::Arc};
 
-use cache::{Cache, Quota, Taken};
+use cache::{
+    Cache, Quota, Taken,
+    key::{Id, Keys},
+};
 use event_log::EventLog;
 use fail::fail_point;
 use futures_util::{FutureExt, future::join_all};
@@ -11,7 +14,7 @@ use tracing::Instrument;
 
 use crate::{
     backlog::Bound,
-    batch::{Batch, Frame, Slot},
+    batch::{Batch, Builder, Frame, Slot},
     encode::FrameHead,
     error,
     flights::{Boarding, Carrier, Flight, Flights},
@@ -22,6 +25,8 @@ use crate::{
 pub(crate) struct Acceptor {
     log: Arc<dyn EventLog>,
     cache: Arc<dyn Cache>,
+    /// Of the ids, in flight and in the cache.
+    keys: Keys,
     backlog: Bound,
     flights: Flights,
     metrics: Metrics,
@@ -53,13 +58,13 @@ pub(crate) enum Item<'a> {
 // === impl Acceptor ===
 
 impl Acceptor {
-    pub(crate) fn new(log: Arc<dyn EventLog>, cache: Arc<dyn Cache>, backlog: Bound) -> Self {
-        Self { log, cache, backlog, flights: Flights::default(), metrics: Metrics::new() }
+    pub(crate) fn new(log: Arc<dyn EventLog>, cache: Arc<dyn Cache>, keys: Keys, backlog: Bound) -> Self {
+        Self { log, cache, keys, backlog, flights: Flights::default(), metrics: Metrics::new() }
     }
 
-    /// How many partitions events go into.
-    pub(crate) fn partitions(&self) -> u32 {
-        self.log.partitions()
+    /// Begins a batch of a tenant's events, about so many of them, that came in at a time in Unix microseconds.
+    pub(crate) fn batch<'t>(&'t self, tenant: &'t Tenant, now_micros: i64, events: usize) -> Builder<'t> {
+        Builder::new(tenant, &self.keys, self.log.partitions(), now_micros.div_euclid(1_000), events)
     }
 
     /// Makes the new events of a batch durable.
@@ -122,7 +127,7 @@ impl Acceptor {
     }
 
     /// Which ids were seen. Without the cache none: the worker still counts each once.
-    async fn seen(&self, tenant: &str, ids: &[&str]) -> Vec<bool> {
+    async fn seen(&self, tenant: &str, ids: &[Id<'_>]) -> Vec<bool> {
         if ids.is_empty() {
             return Vec::new();
         }
@@ -132,7 +137,7 @@ impl Acceptor {
         })
     }
 
-    async fn mark(&self, tenant: &str, ids: &[&str]) {
+    async fn mark(&self, tenant: &str, ids: &[Id<'_>]) {
         if !ids.is_empty()
             && let Err(error) = self.cache.mark(tenant, ids).await
         {
@@ -142,26 +147,22 @@ impl Acceptor {
 
     /// Marks the repeats of a batch: those within it, those in flight elsewhere, which are answered, and those seen before.
     async fn board(&self, tenant: &Tenant, batch: &mut Batch) -> (Boarding<'_>, Vec<Arc<Flight>>) {
-        let (slots, ids): (Vec<u32>, Vec<&str>) = batch.given_ids().unzip();
-        let (boarding, carriers) = self.flights.board(&tenant.name, ids.into_iter());
-        let mut own = Vec::with_capacity(slots.len());
+        let (boarding, repeats) = self.flights.board(batch.new_ids().map(|(slot, id)| (slot, id.key)));
         let mut others = Vec::new();
-        for (slot, carrier) in slots.into_iter().zip(carriers) {
-            match carrier {
-                Carrier::Own => own.push(slot),
-                Carrier::Repeat => batch.set_duplicate(slot),
-                Carrier::Other(flight) => {
-                    batch.set_duplicate(slot);
-                    if !others.iter().any(|known| Arc::ptr_eq(known, &flight)) {
-                        others.push(flight);
-                    }
-                }
+        for (slot, carrier) in repeats {
+            batch.set_duplicate(slot);
+            if let Carrier::Other(flight) = carrier
+                && !others.iter().any(|known| Arc::ptr_eq(known, &flight))
+            {
+                others.push(flight);
             }
         }
         // Asked after boarding: whoever carried an id before has marked it before it left.
-        let ids: Vec<_> = own.iter().map(|&slot| batch.id_at(slot)).collect();
+        let mut asked = (Vec::with_capacity(batch.valid()), Vec::with_capacity(batch.valid()));
+        asked.extend(batch.new_ids());
+        let (slots, ids) = asked;
         let seen = self.seen(&tenant.name, &ids).await;
-        for (slot, seen) in own.into_iter().zip(seen) {
+        for (slot, seen) in slots.into_iter().zip(seen) {
             if seen {
                 batch.set_duplicate(slot);
             }
@@ -171,7 +172,7 @@ impl Acceptor {
 
     async fn append(&self, head: &FrameHead<'_>, batch: &Batch) -> Result<(), Error> {
         if marks_first() {
-            let ids: Vec<_> = batch.given_ids().map(|(_, id)| id).collect();
+            let ids: Vec<_> = batch.new_ids().map(|(_, id)| id).collect();
             self.mark(head.tenant, &ids).await;
         }
         let span = tracing::debug_span!("append", otel.kind = "producer", events = batch.valid());
@@ -188,7 +189,7 @@ impl Acceptor {
         let mut failure = None;
         for (frame, outcome) in frames.iter().zip(outcomes) {
             match outcome {
-                Ok(_) => durable.extend(frame.slots.iter().map(|&slot| batch.id_at(slot))),
+                Ok(_) => durable.extend(batch.ids_at(&frame.slots)),
                 Err(error) => failure = Some(error),
             }
         }

@@ -1,6 +1,7 @@
 //! A batch on its way: every event checked and encoded, in one buffer.
 
 use bytes::Bytes;
+use cache::key::{Id, Key, Keys};
 use event_log::FRAME_BYTES_MAX;
 use model::{IdentityHash, IdentityKind};
 use service::Tenant;
@@ -24,10 +25,15 @@ const PERSON_KEY: [(Field, IdentityKind); 3] = [
 /// The bytes an encoded event is taken to have while nothing is known of it.
 const EVENT_BYTES_GUESS: usize = 256;
 
+/// The bytes an id is taken to have: those of a UUID.
+const ID_BYTES_GUESS: usize = 36;
+
 /// The events of one request.
 #[derive(Debug)]
 pub(crate) struct Batch {
     slots: Vec<Slot>,
+    /// The ids of the events that keep the rules, one after the other.
+    ids: String,
     /// The encoded events one after the other.
     bytes: Vec<u8>,
     valid: usize,
@@ -56,6 +62,9 @@ pub(crate) struct Rejected {
 pub(crate) struct Valid {
     from: u32,
     to: u32,
+    id_from: u32,
+    id_to: u32,
+    id_key: Key,
     partition: u32,
     /// Whether the id is the client's.
     pub(crate) given: bool,
@@ -66,6 +75,7 @@ pub(crate) struct Valid {
 /// Makes batches of one request: what all its events share.
 pub(crate) struct Builder<'t> {
     tenant: &'t Tenant,
+    keys: &'t Keys,
     partitions: u32,
     now_millis: i64,
     batch: Batch,
@@ -94,11 +104,21 @@ pub(crate) struct TooMany;
 
 impl<'t> Builder<'t> {
     /// For a tenant's events, about so many of them, at a time in Unix milliseconds.
-    pub(crate) fn new(tenant: &'t Tenant, partitions: u32, now_millis: i64, events: usize) -> Self {
+    pub(crate) fn new(
+        tenant: &'t Tenant,
+        keys: &'t Keys,
+        partitions: u32,
+        now_millis: i64,
+        events: usize,
+    ) -> Self {
         let events = events.min(BATCH_EVENTS_MAX);
-        let bytes = Vec::with_capacity(events * EVENT_BYTES_GUESS);
-        let batch = Batch { slots: Vec::with_capacity(events), bytes, valid: 0 };
-        Self { tenant, partitions, now_millis, batch }
+        let batch = Batch {
+            slots: Vec::with_capacity(events),
+            ids: String::with_capacity(events * ID_BYTES_GUESS),
+            bytes: Vec::with_capacity(events * EVENT_BYTES_GUESS),
+            valid: 0,
+        };
+        Self { tenant, keys, partitions, now_millis, batch }
     }
 
     /// Adds an event, with what its parser had to say against it.
@@ -131,14 +151,16 @@ impl<'t> Builder<'t> {
             Some(id) => id,
             None => Uuid::now_v7().hyphenated().encode_lower(&mut assigned),
         };
-        let bytes = &mut self.batch.bytes;
-        let from = bytes.len();
+        let Batch { ids, bytes, .. } = &mut self.batch;
+        let (from, id_from) = (bytes.len(), ids.len());
+        ids.push_str(event_id);
         let stamp = Stamp { event_id, currency: &self.tenant.rules.currency };
         encode::event(bytes, event, checked, &stamp);
         // A full batch of the largest events is far below 4 GiB.
-        let (from, to) = (from as u32, bytes.len() as u32);
+        let [from, to, id_from, id_to] = [from, bytes.len(), id_from, ids.len()].map(|at| at as u32);
+        let id_key = self.keys.key(&self.tenant.name, event_id);
         let partition = self.partition(event);
-        Ok(Valid { from, to, partition, given: given.is_some(), duplicate: false })
+        Ok(Valid { from, to, id_from, id_to, id_key, partition, given: given.is_some(), duplicate: false })
     }
 
     fn partition(&self, event: &EventRef<'_>) -> u32 {
@@ -177,23 +199,27 @@ impl Batch {
     }
 
     pub(crate) fn event_id(&self, valid: &Valid) -> &str {
-        encode::event_id(self.encoded(valid))
+        &self.ids[valid.id_from as usize..valid.id_to as usize]
     }
 
-    /// The slots whose ids are the client's, with them.
-    pub(crate) fn given_ids(&self) -> impl Iterator<Item = (u32, &str)> {
+    /// The slots whose ids are the client's and not known as repeats, with them.
+    pub(crate) fn new_ids(&self) -> impl Iterator<Item = (u32, Id<'_>)> {
         self.slots.iter().enumerate().filter_map(|(index, slot)| match slot {
-            Slot::Valid(valid) if valid.given => Some((index as u32, self.event_id(valid))),
+            Slot::Valid(valid) if valid.given && !valid.duplicate => Some((index as u32, self.id(valid))),
             _ => None,
         })
     }
 
-    /// The id of a slot that keeps the rules.
-    pub(crate) fn id_at(&self, slot: u32) -> &str {
-        match &self.slots[slot as usize] {
-            Slot::Valid(valid) => self.event_id(valid),
-            Slot::Rejected(_) => "",
-        }
+    /// The ids of slots that keep the rules.
+    pub(crate) fn ids_at(&self, slots: &[u32]) -> impl Iterator<Item = Id<'_>> {
+        slots.iter().filter_map(|&slot| match &self.slots[slot as usize] {
+            Slot::Valid(valid) => Some(self.id(valid)),
+            Slot::Rejected(_) => None,
+        })
+    }
+
+    fn id(&self, valid: &Valid) -> Id<'_> {
+        Id { text: self.event_id(valid), key: valid.id_key }
     }
 
     pub(crate) fn set_duplicate(&mut self, slot: u32) {
@@ -219,10 +245,11 @@ impl Batch {
             let at = open.iter().position(|frame| frame.partition == valid.partition);
             let at = at.unwrap_or_else(|| {
                 // The first frame mostly takes it all; of many, none is known to be large.
-                let capacity = if open.is_empty() { room } else { prefix.len() + bytes };
-                let mut bytes = Vec::with_capacity(capacity);
+                let (bytes, slots) =
+                    if open.is_empty() { (room, self.valid) } else { (prefix.len() + bytes, 1) };
+                let mut bytes = Vec::with_capacity(bytes);
                 bytes.extend_from_slice(&prefix);
-                open.push(Open { partition: valid.partition, bytes, slots: Vec::new() });
+                open.push(Open { partition: valid.partition, bytes, slots: Vec::with_capacity(slots) });
                 open.len() - 1
             });
             let frame = &mut open[at];

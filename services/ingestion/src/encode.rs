@@ -46,7 +46,7 @@ const LABELS: [(u64, Field); 11] = [
     (15, Field::Keyword),
 ];
 
-/// Appends an event, complete. Its id is its first field.
+/// Appends an event, complete.
 pub fn event(out: &mut Vec<u8>, event: &EventRef<'_>, checked: &Checked, stamp: &Stamp<'_>) {
     let given = |field: Field| event.text(field).unwrap_or_default();
     text(out, 1, stamp.event_id);
@@ -76,13 +76,6 @@ pub fn event(out: &mut Vec<u8>, event: &EventRef<'_>, checked: &Checked, stamp: 
     if event.has_properties {
         properties(out, 24, &event.properties);
     }
-}
-
-/// Where the id of an encoded event stands: it is the first field, and shorter than 128 bytes.
-pub fn event_id(event: &[u8]) -> &str {
-    let id = event.get(1).and_then(|&length| event.get(2..2 + usize::from(length)));
-    // Written above from a string.
-    id.and_then(|id| std::str::from_utf8(id).ok()).unwrap_or_default()
 }
 
 /// What a frame says of all its events.

@@ -183,20 +183,34 @@ impl Field {
 
     /// The field of this name.
     pub fn named(name: &str) -> Option<Self> {
-        // The length tells most of them apart, which a walk over the table would not.
-        let of_length: &[Self] = match name.len() {
-            2 => &[Self::Ip],
-            5 => &[Self::Value],
-            6 => &[Self::AppId],
-            7 => &[Self::UserId, Self::Channel, Self::Country, Self::Partner, Self::Keyword],
-            8 => &[Self::EventId, Self::Currency, Self::ClickId, Self::Platform],
-            9 => &[Self::Timestamp, Self::DeviceId, Self::CookieId],
-            10 => &[Self::EventType, Self::UserAgent, Self::Conversion, Self::Properties],
-            11 => &[Self::CampaignId, Self::AdGroupId, Self::CreativeId],
-            13 => &[Self::SubPublisher, Self::InstallBegin],
-            _ => &[],
-        };
-        of_length.iter().copied().find(|field| field.name() == name)
+        // A jump by length, and then a few numbers are compared; a walk over the table would call for each name.
+        Some(match name {
+            "event_id" => Self::EventId,
+            "device_id" => Self::DeviceId,
+            "cookie_id" => Self::CookieId,
+            "user_id" => Self::UserId,
+            "click_id" => Self::ClickId,
+            "app_id" => Self::AppId,
+            "platform" => Self::Platform,
+            "channel" => Self::Channel,
+            "partner" => Self::Partner,
+            "campaign_id" => Self::CampaignId,
+            "ad_group_id" => Self::AdGroupId,
+            "creative_id" => Self::CreativeId,
+            "keyword" => Self::Keyword,
+            "sub_publisher" => Self::SubPublisher,
+            "country" => Self::Country,
+            "conversion" => Self::Conversion,
+            "value" => Self::Value,
+            "currency" => Self::Currency,
+            "ip" => Self::Ip,
+            "user_agent" => Self::UserAgent,
+            "event_type" => Self::EventType,
+            "timestamp" => Self::Timestamp,
+            "install_begin" => Self::InstallBegin,
+            "properties" => Self::Properties,
+            _ => return None,
+        })
     }
 }
 

@@ -7,14 +7,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
-use cache::key::{Key, KeyHasher, Keys};
+use cache::key::{Key, KeyHasher};
 use tokio::sync::Notify;
 
 /// The ids in flight of one process.
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
     by_id: Mutex<ById>,
-    keys: Keys,
 }
 
 type ById = HashMap<Key, Arc<Flight>, KeyHasher>;
@@ -27,13 +26,11 @@ pub(crate) struct Flight {
     landed: Notify,
 }
 
-/// Who carries an id.
+/// Who carries an id already.
 #[derive(Debug)]
 pub(crate) enum Carrier {
-    /// This request.
+    /// This request, for an event before.
     Own,
-    /// This request already, for an event before.
-    Repeat,
     /// Another request.
     Other(Arc<Flight>),
 }
@@ -49,30 +46,26 @@ pub(crate) struct Boarding<'a> {
 // === impl Flights ===
 
 impl Flights {
-    /// Takes on what nobody carries yet; answers for each id who does.
-    pub(crate) fn board<'a>(
-        &self,
-        tenant: &str,
-        ids: impl Iterator<Item = &'a str>,
-    ) -> (Boarding<'_>, Vec<Carrier>) {
-        let asked: Vec<Key> = ids.map(|id| self.keys.key(tenant, id)).collect();
+    /// Takes on the ids, each with its slot, that nobody carries yet; answers the slots of the others, and who does.
+    pub(crate) fn board(&self, ids: impl Iterator<Item = (u32, Key)>) -> (Boarding<'_>, Vec<(u32, Carrier)>) {
         let flight = Arc::<Flight>::default();
-        let mut keys = Vec::with_capacity(asked.len());
+        let mut keys = Vec::with_capacity(ids.size_hint().1.unwrap_or_default());
+        let mut repeats = Vec::new();
         let mut by_id = self.lock();
-        let carriers = asked
-            .into_iter()
-            .map(|key| match by_id.entry(key) {
+        for (slot, key) in ids {
+            match by_id.entry(key) {
                 Entry::Vacant(entry) => {
                     entry.insert(Arc::clone(&flight));
                     keys.push(key);
-                    Carrier::Own
                 }
-                Entry::Occupied(entry) if Arc::ptr_eq(entry.get(), &flight) => Carrier::Repeat,
-                Entry::Occupied(entry) => Carrier::Other(Arc::clone(entry.get())),
-            })
-            .collect();
+                Entry::Occupied(entry) if Arc::ptr_eq(entry.get(), &flight) => {
+                    repeats.push((slot, Carrier::Own));
+                }
+                Entry::Occupied(entry) => repeats.push((slot, Carrier::Other(Arc::clone(entry.get())))),
+            }
+        }
         drop(by_id);
-        (Boarding { flights: self, flight, keys }, carriers)
+        (Boarding { flights: self, flight, keys }, repeats)
     }
 
     fn lock(&self) -> MutexGuard<'_, ById> {
@@ -127,36 +120,35 @@ mod tests {
 
     use super::*;
 
-    fn other(carrier: &Carrier) -> Arc<Flight> {
-        let Carrier::Other(flight) = carrier else { panic!("{carrier:?}") };
-        Arc::clone(flight)
+    fn key(id: &str) -> Key {
+        (0, u64::from(id.as_bytes()[0]))
+    }
+
+    /// Boards ids; answers the slots that were not taken on, with the other flight that carries them.
+    fn board<'f>(flights: &'f Flights, ids: &[&str]) -> (Boarding<'f>, Vec<(u32, Option<Arc<Flight>>)>) {
+        let (boarding, repeats) = flights.board((0..).zip(ids.iter().map(|id| key(id))));
+        let other = |(slot, carrier)| match carrier {
+            Carrier::Own => (slot, None),
+            Carrier::Other(flight) => (slot, Some(flight)),
+        };
+        (boarding, repeats.into_iter().map(other).collect())
     }
 
     #[tokio::test]
     async fn one_carries_and_the_others_share_its_outcome() {
         let flights = Flights::default();
-        let (first, carriers) = flights.board("t", ["a", "b", "a"].into_iter());
-        assert!(matches!(carriers[..], [Carrier::Own, Carrier::Own, Carrier::Repeat]));
-        let (second, carriers) = flights.board("t", ["b", "c"].into_iter());
-        assert!(matches!(carriers[1], Carrier::Own));
-        let flight = other(&carriers[0]);
+        let (first, repeats) = board(&flights, &["a", "b", "a"]);
+        assert!(matches!(repeats[..], [(2, None)]), "{repeats:?}");
+        let (second, repeats) = board(&flights, &["b", "c"]);
+        let [(0, Some(flight))] = &repeats[..] else { panic!("{repeats:?}") };
         first.durable();
         assert!(flight.landed().await);
         // What is over is over: the id is free again, and the other request keeps its own.
-        let (third, carriers) = flights.board("t", ["a", "b", "c"].into_iter());
-        assert!(matches!(carriers[..2], [Carrier::Own, Carrier::Own]));
-        let flight = other(&carriers[2]);
+        let (third, repeats) = board(&flights, &["a", "b", "c"]);
+        let [(2, Some(flight))] = &repeats[..] else { panic!("{repeats:?}") };
         drop(second);
         assert!(!flight.landed().await);
         drop(third);
         assert!(flights.lock().is_empty());
-    }
-
-    #[test]
-    fn tenants_do_not_meet() {
-        let flights = Flights::default();
-        let (_first, _) = flights.board("t", ["a"].into_iter());
-        let (_second, carriers) = flights.board("u", ["a"].into_iter());
-        assert!(matches!(carriers[..], [Carrier::Own]));
     }
 }

@@ -26,7 +26,6 @@ use tracing::{Instrument, Span};
 
 use crate::{
     accept::Acceptor,
-    batch::Builder,
     config::Config,
     error,
     message::{self, Form, Messages, Reply},
@@ -156,9 +155,8 @@ impl Ingest {
     async fn accept(&self, caller: &Caller, form: Form, message: Bytes) -> Result<Reply, Status> {
         let now_micros = jiff::Timestamp::now().as_microsecond();
         let tenant = caller.tenant();
-        let events = message.len() / EVENT_BYTES_GUESS;
-        let mut batch =
-            Builder::new(tenant, self.acceptor.partitions(), now_micros.div_euclid(1_000), 1 + events);
+        let events = 1 + message.len() / EVENT_BYTES_GUESS;
+        let mut batch = self.acceptor.batch(tenant, now_micros, events);
         let sequence = message::read(form, &message, &mut batch)?;
         drop(message);
         let answer = self.acceptor.accept(tenant, batch.finish(), now_micros).await?;

@@ -27,7 +27,7 @@ mod time;
 use std::{sync::Arc, time::Duration};
 
 use axum::Router;
-use cache::Cache;
+use cache::{Cache, key::Keys};
 use event_log::EventLog;
 use telemetry::health::Health;
 use tokio_util::sync::CancellationToken;
@@ -63,12 +63,13 @@ pub struct Deps {
 pub async fn start(config: &Config, deps: Deps, shutdown: &CancellationToken) -> Result<Router, Error> {
     let Deps { log, cache, backlog, recover_from, health } = deps;
     let recovery = health.register(grpc::NAME, "recovery");
-    let events = recover::recover(log.as_ref(), &cache, &recover_from).await?;
+    let keys = Keys::default();
+    let events = recover::recover(log.as_ref(), &cache, &keys, &recover_from).await?;
     tracing::info!(events, "knows the ids that are not attributed yet");
     recovery.ready();
     watch(Arc::clone(&log), &health, shutdown.clone());
-    let acceptor =
-        Arc::new(accept::Acceptor::new(log, cache, backlog::Bound::new(backlog, config.backlog_events_max)));
+    let backlog = backlog::Bound::new(backlog, config.backlog_events_max);
+    let acceptor = Arc::new(accept::Acceptor::new(log, cache, keys, backlog));
     let rest = rest::routes(Arc::clone(&acceptor), config.body_bytes_max);
     Ok(rest.merge(grpc::routes(acceptor, config, shutdown)))
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use cache::{Cache, IDS_MAX};
+use cache::{Cache, IDS_MAX, key::Keys};
 use event_log::{Entry, EventLog, Record};
 use prost::Message;
 use proto::events::{Frame, FrameKind};
@@ -17,7 +17,12 @@ const READ_WAIT: Duration = Duration::from_secs(1);
 
 /// Marks the ids of every partition from the offset given for it up to the log's end as seen. Partitions without an
 /// offset are left alone.
-pub(crate) async fn recover(log: &dyn EventLog, cache: &Arc<dyn Cache>, from: &[u64]) -> Result<u64, Error> {
+pub(crate) async fn recover(
+    log: &dyn EventLog,
+    cache: &Arc<dyn Cache>,
+    keys: &Keys,
+    from: &[u64],
+) -> Result<u64, Error> {
     let mut events = 0;
     for (partition, &from) in (0..log.partitions()).zip(from) {
         let failed = |source| Error::Recovery { partition, from, source };
@@ -28,7 +33,7 @@ pub(crate) async fn recover(log: &dyn EventLog, cache: &Arc<dyn Cache>, from: &[
                 match entry {
                     Entry::Record(record) => {
                         at = record.offset + 1;
-                        events += mark(cache, &record).await?;
+                        events += mark(cache, keys, &record).await?;
                     }
                     Entry::Gap { to, reason, .. } => {
                         tracing::warn!(
@@ -47,7 +52,7 @@ pub(crate) async fn recover(log: &dyn EventLog, cache: &Arc<dyn Cache>, from: &[
     Ok(events)
 }
 
-async fn mark(cache: &Arc<dyn Cache>, record: &Record) -> Result<u64, Error> {
+async fn mark(cache: &Arc<dyn Cache>, keys: &Keys, record: &Record) -> Result<u64, Error> {
     let mut events = 0;
     for frame in &record.frames {
         // What is no frame is the worker's to report.
@@ -55,7 +60,7 @@ async fn mark(cache: &Arc<dyn Cache>, record: &Record) -> Result<u64, Error> {
         if frame.kind() != FrameKind::Events {
             continue;
         }
-        let ids: Vec<_> = frame.events.iter().map(|event| event.event_id.as_str()).collect();
+        let ids = keys.ids(&frame.tenant, frame.events.iter().map(|event| event.event_id.as_str()));
         for ids in ids.chunks(IDS_MAX) {
             cache.mark(&frame.tenant, ids).await.map_err(Error::Cache)?;
         }

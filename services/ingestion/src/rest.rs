@@ -10,7 +10,7 @@ use axum::{
     routing::post,
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use service::{Caller, Error, Scope, Tenant};
+use service::{Caller, Error, Scope};
 
 use crate::{
     accept::{Acceptor, Answer, Item},
@@ -43,7 +43,8 @@ async fn events(State(ingest): State<Ingest>, request: Request) -> Result<Respon
     let body = service::body::read(&parts.headers, body, ingest.body_bytes_max).await?;
     let now_micros = jiff::Timestamp::now().as_microsecond();
     let tenant = caller.tenant();
-    let batch = read(&body, format, tenant, ingest.acceptor.partitions(), now_micros.div_euclid(1_000))?;
+    let events = 1 + body.len() / EVENT_BYTES_GUESS;
+    let batch = read(&body, format, ingest.acceptor.batch(tenant, now_micros, events))?;
     drop(body);
     let answer = ingest.acceptor.accept(tenant, batch, now_micros).await?;
     Ok(respond(&answer))
@@ -62,15 +63,8 @@ fn format(headers: &HeaderMap) -> Result<Format, Error> {
     }
 }
 
-fn read(
-    body: &[u8],
-    format: Format,
-    tenant: &Tenant,
-    partitions: u32,
-    now_millis: i64,
-) -> Result<Batch, Error> {
+fn read(body: &[u8], format: Format, mut batch: Builder<'_>) -> Result<Batch, Error> {
     let mut items = Items::new(body, format)?;
-    let mut batch = Builder::new(tenant, partitions, now_millis, 1 + body.len() / EVENT_BYTES_GUESS);
     let mut event = EventRef::default();
     while let Some(form) = items.next(&mut event)? {
         batch.push(&event, form)?;

@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, sync::Arc};
 
 use async_trait::async_trait;
-use cache::{Cache, CacheError, Quota, Taken};
+use cache::{Cache, CacheError, Quota, Taken, key::Id};
 use journey_store::JourneyStore;
 
 /// A cache that asks the journey store for what it does not remember itself.
@@ -14,10 +14,10 @@ pub(crate) struct Seen {
 
 #[async_trait]
 impl Cache for Seen {
-    async fn seen(&self, tenant: &str, ids: &[&str]) -> Result<Vec<bool>, CacheError> {
+    async fn seen(&self, tenant: &str, ids: &[Id<'_>]) -> Result<Vec<bool>, CacheError> {
         let mut seen = self.memory.seen(tenant, ids).await?;
         let unknown: Vec<usize> = (0..ids.len()).filter(|&index| !seen[index]).collect();
-        let asked: Vec<&str> = unknown.iter().map(|&index| ids[index]).collect();
+        let asked: Vec<&str> = unknown.iter().map(|&index| ids[index].text).collect();
         match self.journeys.seen(tenant, &asked).await {
             Ok(stored) => {
                 for (index, stored) in unknown.into_iter().zip(stored) {
@@ -30,7 +30,7 @@ impl Cache for Seen {
         Ok(seen)
     }
 
-    async fn mark(&self, tenant: &str, ids: &[&str]) -> Result<(), CacheError> {
+    async fn mark(&self, tenant: &str, ids: &[Id<'_>]) -> Result<(), CacheError> {
         self.memory.mark(tenant, ids).await
     }
 

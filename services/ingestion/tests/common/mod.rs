@@ -20,7 +20,7 @@ use axum::{
     http::{HeaderMap, Request, StatusCode},
 };
 use bytes::Bytes;
-use cache::{Cache, CacheError, Quota, Taken};
+use cache::{Cache, CacheError, Quota, Taken, key::Id};
 use event_log::{Appended, End, Entry, EventLog, LogError};
 use http_body_util::BodyExt;
 use ingestion::{Config, Deps};
@@ -321,18 +321,18 @@ impl TestCache {
 
 #[async_trait]
 impl Cache for TestCache {
-    async fn seen(&self, tenant: &str, ids: &[&str]) -> Result<Vec<bool>, CacheError> {
+    async fn seen(&self, tenant: &str, ids: &[Id<'_>]) -> Result<Vec<bool>, CacheError> {
         self.up()?;
         tokio::task::yield_now().await;
         self.inner.seen(tenant, ids).await
     }
 
-    async fn mark(&self, tenant: &str, ids: &[&str]) -> Result<(), CacheError> {
+    async fn mark(&self, tenant: &str, ids: &[Id<'_>]) -> Result<(), CacheError> {
         self.up()?;
         tokio::task::yield_now().await;
         self.inner.mark(tenant, ids).await?;
         let mut marked = self.marked.lock().unwrap();
-        marked.extend(ids.iter().map(|id| (tenant.to_owned(), (*id).to_owned())));
+        marked.extend(ids.iter().map(|id| (tenant.to_owned(), id.text.to_owned())));
         Ok(())
     }
 
