@@ -63,11 +63,7 @@ impl Stream {
     }
 
     /// The same as long as more are wanted.
-    pub(crate) fn ask_while(
-        &self,
-        platform: &Process,
-        wanted: impl Fn() -> bool + Sync,
-    ) -> Result<Asked> {
+    pub(crate) fn ask_while(&self, platform: &Process, wanted: impl Fn() -> bool + Sync) -> Result<Asked> {
         let (began, failed) = (Instant::now(), AtomicBool::new(false));
         let work = || -> Result<(u64, Latencies)> {
             let (mut connection, mut taken, mut latencies) = (platform.connect()?, 0, Latencies::new()?);

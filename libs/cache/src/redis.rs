@@ -18,23 +18,35 @@ use fred::{
     clients::Client,
     interfaces::{ClientLike, EventInterface, KeysInterface, LuaInterface},
     types::{
-        Builder, Expiration,
+        Builder, ClusterHash, CustomCommand, Key, Value,
         config::{Config, ReconnectPolicy, TlsConnector},
     },
 };
 use parking_lot::Mutex;
 use telemetry::metrics::CACHE_AVAILABLE;
 
-use crate::{
-    Cache, CacheError, IDS_MAX, Quota, SEEN_TTL_SECONDS_DEFAULT, Taken, check, key::Id, parameter, seconds,
-};
+use crate::{Cache, CacheError, Quota, SEEN_TTL_SECONDS_DEFAULT, Taken, check, key::Id, parameter, seconds};
 
 /// How long a call may take unless the URL says otherwise.
 const TIMEOUT_MILLIS_DEFAULT: u64 = 500;
 const TIMEOUT_MILLIS_MAX: u64 = 60_000;
 
 /// What is sent to a Redis that is away waits in memory: so many commands, then calls fail.
-const QUEUE_COMMANDS_MAX: usize = 4 * IDS_MAX;
+const QUEUE_COMMANDS_MAX: usize = 4_096;
+
+/// Ids that one command may name: a server does nothing else meanwhile.
+const COMMAND_IDS_MAX: usize = 1_000;
+
+/// In a cluster the keys of one command lie in one slot. Keys have one of so many tags, which decide their slots.
+const TAGS: u8 = 16;
+
+/// Marks ids: one command for many, since each costs the client as much as an id, or more.
+const MARK: &str = r"
+for _, key in ipairs(KEYS) do
+  redis.call('SET', key, '', 'EX', ARGV[1])
+end
+return #KEYS
+";
 
 /// How long nobody asks a Redis that is away.
 const CIRCUIT_PAUSE: Duration = Duration::from_secs(1);
@@ -162,17 +174,31 @@ impl RedisCache {
         outcome.map_err(CacheError::Unavailable)
     }
 
-    /// Made of the text: pods share it, and their keys have secrets of their own.
-    fn key(&self, tenant: &str, id: &str) -> Vec<u8> {
+    /// The keys of ids, each with the place of its id, in groups that one command may name.
+    fn groups(&self, tenant: &str, ids: &[Id<'_>]) -> Vec<Vec<(usize, Key)>> {
+        let mut by_tag = vec![Vec::new(); if self.client.is_clustered() { usize::from(TAGS) } else { 1 }];
+        let tags = by_tag.len();
+        for (place, id) in ids.iter().enumerate() {
+            let (tag, key) = self.key(tenant, id.text);
+            by_tag[usize::from(tag) % tags].push((place, key));
+        }
+        let groups = by_tag.iter().flat_map(|group| group.chunks(COMMAND_IDS_MAX));
+        groups.map(<[_]>::to_vec).collect()
+    }
+
+    /// The key of an id, and its tag; made of the text: pods share it, and their keys in memory have secrets of their own.
+    fn key(&self, tenant: &str, id: &str) -> (u8, Key) {
         let mut hasher = blake3::Hasher::new();
         // The boundary counts.
         hasher.update(&(tenant.len() as u64).to_le_bytes()).update(tenant.as_bytes()).update(id.as_bytes());
-        let mut key = Vec::with_capacity(self.prefix.len() + 18);
+        let hash = hasher.finalize();
+        let tag = hash.as_bytes()[0] % TAGS;
+        let mut key = Vec::with_capacity(self.prefix.len() + 21);
         key.extend_from_slice(self.prefix.as_bytes());
-        key.extend_from_slice(b"s:");
+        key.extend_from_slice(&[b's', b'{', b'a' + tag, b'}', b':']);
         // As long as the journey store's own: ids that meet in it are not to be found.
-        key.extend_from_slice(&hasher.finalize().as_bytes()[..16]);
-        key
+        key.extend_from_slice(&hash.as_bytes()[..16]);
+        (tag, key.into_boxed_slice().into())
     }
 }
 
@@ -183,16 +209,24 @@ impl Cache for RedisCache {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let found: Vec<u8> = self
+        let groups = self.groups(tenant, ids);
+        let found: Vec<Value> = self
             .call(Box::pin(async {
                 let pipeline = self.client.pipeline();
-                for id in ids {
-                    let () = pipeline.exists(self.key(tenant, id.text).as_slice()).await?;
+                for group in &groups {
+                    let keys: Vec<Key> = group.iter().map(|(_, key)| key.clone()).collect();
+                    let () = pipeline.mget(keys).await?;
                 }
-                pipeline.all().await
+                pipeline.try_all().await.into_iter().collect()
             }))
             .await?;
-        Ok(found.into_iter().map(|found| found > 0).collect())
+        let mut seen = vec![false; ids.len()];
+        for (group, found) in groups.iter().zip(found) {
+            for ((place, _), value) in group.iter().zip(found.into_array()) {
+                seen[*place] = !value.is_null();
+            }
+        }
+        Ok(seen)
     }
 
     async fn mark(&self, tenant: &str, ids: &[Id<'_>]) -> Result<(), CacheError> {
@@ -200,14 +234,19 @@ impl Cache for RedisCache {
         if ids.is_empty() {
             return Ok(());
         }
+        let groups = self.groups(tenant, ids);
         self.call(Box::pin(async {
             let pipeline = self.client.pipeline();
-            let expires = Expiration::EX(self.seen_ttl_seconds);
-            for id in ids {
-                let key = self.key(tenant, id.text);
-                let () = pipeline.set(key.as_slice(), "", Some(expires.clone()), None, false).await?;
+            for group in groups {
+                let mut arguments = Vec::with_capacity(group.len() + 3);
+                arguments.extend([Value::from_static_str(MARK), (group.len() as i64).into()]);
+                arguments.extend(group.into_iter().map(|(_, key)| Value::from(key)));
+                arguments.push(self.seen_ttl_seconds.into());
+                // Unlike the client's own it does not keep others waiting for its answer. The first key says where it goes.
+                let eval = CustomCommand::new_static("EVAL", ClusterHash::Offset(2), false);
+                let () = pipeline.custom(eval, arguments).await?;
             }
-            pipeline.all::<Vec<String>>().await.map(drop)
+            pipeline.try_all::<Value>().await.into_iter().try_for_each(|marked| marked.map(drop))
         }))
         .await
     }

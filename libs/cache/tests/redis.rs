@@ -50,6 +50,26 @@ async fn a_cluster_passes_the_suite() {
     suite::run(move || fresh(&url)).await;
 }
 
+/// Every node is reached over TLS, the ones too that the first one tells of.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_over_tls_is_used_by_those_who_trust_it() {
+    let cluster = Cluster::start_over_tls().await;
+    let open = |ca: &str, millis: u32| {
+        cache::open(&format!("{}?ca_file={ca}&timeout_millis={millis}", cluster.url())).unwrap()
+    };
+    let ids: Vec<String> = (0..100).map(|id| id.to_string()).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let cache = open(CERTIFICATE, 60_000);
+    cache.mark("t", &ids[1..]).await.unwrap();
+    let seen: Vec<bool> = (0..100).map(|id| id > 0).collect();
+    assert_eq!(cache.seen("t", &ids).await.unwrap(), seen);
+    let cache = open(OTHER_CERTIFICATE, 2_000);
+    eventually("it is not trusted", async || {
+        cache.seen("t", &ids).await.unwrap_err().to_string().contains("UnknownIssuer")
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_share_what_was_seen_and_what_was_taken() {
     let redis = Redis::start().await;

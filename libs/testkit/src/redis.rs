@@ -1,7 +1,7 @@
 //! A Redis for tests: one node or a cluster, in folders of their own, or whatever `REDIS_URL` names.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -10,7 +10,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{ports, process::eventually};
+use crate::{ports, process::eventually, tls::Front};
 
 /// Names a server that runs already: `redis://host:6379`.
 pub const URL_VARIABLE: &str = "REDIS_URL";
@@ -29,7 +29,11 @@ pub struct Node {
 }
 
 /// A few nodes of our own that share the slots evenly.
-pub struct Cluster(pub Vec<Node>);
+pub struct Cluster {
+    nodes: Vec<Node>,
+    /// One for each node, if clients are to come over TLS: then the nodes tell of these.
+    fronts: Vec<Front>,
+}
 
 /// Where tests find a Redis.
 pub enum Redis {
@@ -167,49 +171,82 @@ impl Cluster {
     /// # Panics
     /// They cannot be installed or started.
     pub async fn start() -> Self {
-        let mut nodes = Vec::new();
+        Self::with(false).await
+    }
+
+    /// The same for clients that come over TLS.
+    ///
+    /// # Panics
+    /// They cannot be installed or started.
+    pub async fn start_over_tls() -> Self {
+        Self::with(true).await
+    }
+
+    async fn with(tls: bool) -> Self {
+        let (mut nodes, mut fronts) = (Vec::new(), Vec::new());
         for index in 0..3 {
             let node = Node::with(true, None).await;
             let (from, to) = (SLOTS * index / 3, SLOTS * (index + 1) / 3 - 1);
-            let taken = node.ask(&format!("CLUSTER ADDSLOTSRANGE {from} {to}"));
-            assert_eq!(taken.as_deref(), Some("+OK"));
+            node.tell(&format!("CLUSTER ADDSLOTSRANGE {from} {to}"));
+            if tls {
+                let front = Front::start(&node.address()).await;
+                let port = front.address().rsplit(':').next().expect("a port");
+                node.tell(&format!("CONFIG SET cluster-announce-port {port}"));
+                fronts.push(front);
+            }
             nodes.push(node);
         }
-        for other in &nodes[1..] {
-            let met = nodes[0].ask(&format!("CLUSTER MEET 127.0.0.1 {}", other.port));
-            assert_eq!(met.as_deref(), Some("+OK"));
+        let cluster = Self { nodes, fronts };
+        for other in &cluster.nodes[1..] {
+            cluster.nodes[0].tell(&format!("CLUSTER MEET 127.0.0.1 {}", other.port));
         }
-        // The slot belongs to the first; a node that knows it sends there.
+        let addresses = cluster.addresses();
         eventually("the nodes of the Redis cluster know each other", async || {
-            nodes.iter().all(|node| node.ask("CLUSTER KEYSLOT x").is_some() && node.knows_all(nodes.len()))
+            cluster.nodes.iter().all(|node| node.knows(&addresses))
         })
         .await;
-        Self(nodes)
+        cluster
     }
 
     /// Its URL, without parameters.
     pub fn url(&self) -> String {
-        format!("redis-cluster://{}", self.0[0].address())
+        let scheme = if self.fronts.is_empty() { "redis-cluster" } else { "rediss-cluster" };
+        format!("{scheme}://{}", self.addresses()[0])
+    }
+
+    /// Where clients find the nodes.
+    fn addresses(&self) -> Vec<String> {
+        if self.fronts.is_empty() {
+            return self.nodes.iter().map(Node::address).collect();
+        }
+        self.fronts.iter().map(|front| front.address().to_owned()).collect()
     }
 }
 
 impl Node {
-    fn knows_all(&self, nodes: usize) -> bool {
-        let Ok(mut stream) = TcpStream::connect(self.address()) else { return false };
-        // A node that does not answer is asked again.
-        let _ = stream.set_read_timeout(Some(ANSWER_PATIENCE));
-        let _ = stream.write_all(b"CLUSTER INFO\r\n");
-        let lines = BufReader::new(stream).lines().map_while(Result::ok);
-        let (mut state, mut known) = (false, false);
-        for line in lines {
-            state |= line == "cluster_state:ok";
-            known |= line == format!("cluster_known_nodes:{nodes}");
-            // The last of what is looked for.
-            if line.starts_with("cluster_size:") {
-                return state && known && line == format!("cluster_size:{nodes}");
-            }
-        }
-        false
+    fn tell(&self, command: &str) {
+        assert_eq!(self.ask(command).as_deref(), Some("+OK"), "{command}");
+    }
+
+    /// Whether all slots are served, and by nodes at these addresses.
+    fn knows(&self, addresses: &[String]) -> bool {
+        let serves = self.text("CLUSTER INFO").is_some_and(|info| info.contains("cluster_state:ok"));
+        let nodes = self.text("CLUSTER NODES").unwrap_or_default();
+        let known = |address: &String| nodes.contains(&format!(" {address}@"));
+        serves && nodes.lines().count() == addresses.len() && addresses.iter().all(known)
+    }
+
+    /// An answer of several lines.
+    fn text(&self, command: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(self.address()).ok()?;
+        stream.set_read_timeout(Some(ANSWER_PATIENCE)).ok()?;
+        stream.write_all(format!("{command}\r\n").as_bytes()).ok()?;
+        let mut answer = BufReader::new(stream);
+        let mut length = String::new();
+        answer.read_line(&mut length).ok()?;
+        let mut text = vec![0; length.trim_end().strip_prefix('$')?.parse().ok()?];
+        answer.read_exact(&mut text).ok()?;
+        String::from_utf8(text).ok()
     }
 }
 
