@@ -124,8 +124,10 @@ mod tests {
         (0, u64::from(id.as_bytes()[0]))
     }
 
-    /// Boards ids; answers the slots that were not taken on, with the other flight that carries them.
-    fn board<'f>(flights: &'f Flights, ids: &[&str]) -> (Boarding<'f>, Vec<(u32, Option<Arc<Flight>>)>) {
+    /// A slot that was not taken on, with the other flight that carries it.
+    type Repeat = (u32, Option<Arc<Flight>>);
+
+    fn board<'f>(flights: &'f Flights, ids: &[&str]) -> (Boarding<'f>, Vec<Repeat>) {
         let (boarding, repeats) = flights.board((0..).zip(ids.iter().map(|id| key(id))));
         let other = |(slot, carrier)| match carrier {
             Carrier::Own => (slot, None),
