@@ -294,8 +294,8 @@ fn head(key: &[u8]) -> u64 {
     u64::from_be_bytes(head)
 }
 
-/// Filters and indices stay in memory, less than 2 bytes of each key: a look-up asks one of every table on its way, and
-/// would read a megabyte again that was dropped for other blocks.
+/// Filters and indices of the first levels stay in memory: a look-up asks one of every table on its way, and would read a
+/// megabyte again that was dropped for other blocks. Further down they come in pieces, which the cache keeps or drops.
 fn point_options() -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default()
         .filter_block_pinning_policy(PinningPolicy::all(true))
