@@ -57,8 +57,8 @@ async fn a_cluster_over_tls_is_used_by_those_who_trust_it() {
     let open = |ca: &str, millis: u32| {
         cache::open(&format!("{}?ca_file={ca}&timeout_millis={millis}", cluster.url())).unwrap()
     };
-    let ids: Vec<String> = (0..100).map(|id| id.to_string()).collect();
-    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let texts: Vec<String> = (0..100).map(|id| id.to_string()).collect();
+    let ids = Keys::default().ids("t", texts.iter().map(String::as_str));
     let cache = open(CERTIFICATE, 60_000);
     cache.mark("t", &ids[1..]).await.unwrap();
     let seen: Vec<bool> = (0..100).map(|id| id > 0).collect();
