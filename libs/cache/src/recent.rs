@@ -14,7 +14,6 @@ use crate::key::{Id, Key, KeyHasher};
 
 /// From so many ids on they are spread over tables of their own: one that grows holds up few.
 const SPREAD_FROM_IDS: u64 = 1 << 16;
-/// A power of two.
 const TABLES: usize = 16;
 
 /// Ids that were marked.
@@ -44,29 +43,37 @@ impl Recent {
     /// Which of the ids are remembered.
     pub(crate) fn contains(&self, ids: &[Id<'_>]) -> Vec<bool> {
         let mut contains = vec![false; ids.len()];
-        self.each_table(ids, |table, index, key| contains[index] = table.ids.contains(&key));
+        self.each_table(ids, |table, asked| {
+            for &(_, key, index) in asked {
+                contains[index] = table.ids.contains(&key);
+            }
+        });
         contains
     }
 
     /// Remembers ids.
     pub(crate) fn insert(&self, ids: &[Id<'_>]) {
         let now = Instant::now();
-        self.each_table(ids, |table, _, key| table.insert(key, now, self.ids_per_table_max));
+        self.each_table(ids, |table, marked| {
+            for &(_, key, _) in marked {
+                table.insert(key, now, self.ids_per_table_max);
+            }
+        });
     }
 
-    /// Works on every id with its table, table after table, once what is over its time is gone from it.
-    fn each_table(&self, ids: &[Id<'_>], mut work: impl FnMut(&mut Table, usize, Key)) {
+    /// Hands each table its part of the ids, as (table, key, index), once what is over its time is gone.
+    fn each_table(&self, ids: &[Id<'_>], mut work: impl FnMut(&mut Table, &[(usize, Key, usize)])) {
         let now = Instant::now();
-        for (number, table) in self.tables.iter().enumerate() {
-            let is_here = |(_, id): &(usize, &Id<'_>)| id.key.1 as usize & (self.tables.len() - 1) == number;
-            let mut here = ids.iter().enumerate().filter(is_here).peekable();
-            if here.peek().is_none() {
-                continue;
-            }
+        let place = |(index, id): (usize, &Id<'_>)| (id.key.1 as usize % self.tables.len(), id.key, index);
+        let mut places: Vec<_> = ids.iter().enumerate().map(place).collect();
+        // Sorted, not picked out table by table: branches that cannot be foretold would end what waits for memory together.
+        places.sort_unstable_by_key(|&(table, _, index)| (table, index));
+        for part in places.chunk_by(|one, other| one.0 == other.0) {
+            let table = self.tables[part[0].0].lock();
             // Nothing under the lock can leave a table half done.
-            let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut table = table.unwrap_or_else(PoisonError::into_inner);
             table.forget(now, self.time_to_live);
-            here.for_each(|(index, id)| work(&mut table, index, id.key));
+            work(&mut table, part);
         }
     }
 }

@@ -124,30 +124,22 @@ mod tests {
         (0, u64::from(id.as_bytes()[0]))
     }
 
-    /// A slot that was not taken on, with the other flight that carries it.
-    type Repeat = (u32, Option<Arc<Flight>>);
-
-    fn board<'f>(flights: &'f Flights, ids: &[&str]) -> (Boarding<'f>, Vec<Repeat>) {
-        let (boarding, repeats) = flights.board((0..).zip(ids.iter().map(|id| key(id))));
-        let other = |(slot, carrier)| match carrier {
-            Carrier::Own => (slot, None),
-            Carrier::Other(flight) => (slot, Some(flight)),
-        };
-        (boarding, repeats.into_iter().map(other).collect())
+    fn board<'f>(flights: &'f Flights, ids: &[&str]) -> (Boarding<'f>, Vec<(u32, Carrier)>) {
+        flights.board((0..).zip(ids.iter().map(|id| key(id))))
     }
 
     #[tokio::test]
     async fn one_carries_and_the_others_share_its_outcome() {
         let flights = Flights::default();
         let (first, repeats) = board(&flights, &["a", "b", "a"]);
-        assert!(matches!(repeats[..], [(2, None)]), "{repeats:?}");
+        assert!(matches!(repeats[..], [(2, Carrier::Own)]), "{repeats:?}");
         let (second, repeats) = board(&flights, &["b", "c"]);
-        let [(0, Some(flight))] = &repeats[..] else { panic!("{repeats:?}") };
+        let [(0, Carrier::Other(flight))] = &repeats[..] else { panic!("{repeats:?}") };
         first.durable();
         assert!(flight.landed().await);
         // What is over is over: the id is free again, and the other request keeps its own.
         let (third, repeats) = board(&flights, &["a", "b", "c"]);
-        let [(2, Some(flight))] = &repeats[..] else { panic!("{repeats:?}") };
+        let [(2, Carrier::Other(flight))] = &repeats[..] else { panic!("{repeats:?}") };
         drop(second);
         assert!(!flight.landed().await);
         drop(third);
