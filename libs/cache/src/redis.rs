@@ -238,12 +238,14 @@ impl Cache for RedisCache {
         self.call(Box::pin(async {
             let pipeline = self.client.pipeline();
             for group in groups {
+                let Some((_, first)) = group.first() else { continue };
+                // Unlike the client's own it does not keep others waiting for its answer.
+                let slot = ClusterHash::Custom(first.cluster_hash());
+                let eval = CustomCommand::new_static("EVAL", slot, false);
                 let mut arguments = Vec::with_capacity(group.len() + 3);
                 arguments.extend([Value::from_static_str(MARK), (group.len() as i64).into()]);
                 arguments.extend(group.into_iter().map(|(_, key)| Value::from(key)));
                 arguments.push(self.seen_ttl_seconds.into());
-                // Unlike the client's own it does not keep others waiting for its answer. The first key says where it goes.
-                let eval = CustomCommand::new_static("EVAL", ClusterHash::Offset(2), false);
                 let () = pipeline.custom(eval, arguments).await?;
             }
             pipeline.try_all::<Value>().await.into_iter().try_for_each(|marked| marked.map(drop))
