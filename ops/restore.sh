@@ -5,7 +5,7 @@
 #
 # Without --go it finds the pair and prints what it would do. A second run does the same again.
 # It refuses a cluster whose warehouse holds anything, unless it is told --over-what-is-there; and another region's backups,
-# always: positions in a journey store are those of its own region's log. For a region that is lost see docs/runbooks.md.
+# always: positions in a journey store are those of its own region's log, and attribution empties a store of another one.
 set -euo pipefail
 # shellcheck source=ops/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -27,7 +27,7 @@ done
 [ -n "$bucket" ] && [ -n "$of" ] || usage_error "give --bucket and --of"
 case $bucket in
   "attribution-backups-$of" | "attribution-backups-$of"-*) ;;
-  *) usage_error "$bucket is not the bucket of $of: stores of another log; for a lost region see docs/runbooks.md" ;;
+  *) usage_error "$bucket is not the bucket of $of: stores of another log cannot be gone on with" ;;
 esac
 [[ $before =~ ^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}$ ]] || usage_error "--before is such as 2026-11-25T10:00, UTC"
 

@@ -11,7 +11,6 @@ use proto::events::Event;
 
 use crate::{
     Generation, Plan, Position, StoreError, StoredConversion,
-    continuation::Continuations,
     kv::{Table, damaged},
 };
 
@@ -142,20 +141,6 @@ pub(crate) struct GenerationRow {
     pub(crate) log: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
     pub(crate) id: Vec<u8>,
-    #[prost(message, repeated, tag = "3")]
-    pub(crate) continuations: Vec<ContinuationRow>,
-}
-
-/// A log that was lost, and where positions go on.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct ContinuationRow {
-    #[prost(uint64, tag = "1")]
-    pub(crate) first: u64,
-    /// By partition, as the next.
-    #[prost(uint64, repeated, tag = "2")]
-    pub(crate) reported: Vec<u64>,
-    #[prost(uint64, repeated, tag = "3")]
-    pub(crate) consumed: Vec<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -387,18 +372,9 @@ impl ConversionRow {
     }
 }
 
-impl GenerationRow {
-    pub(crate) fn new(generation: Generation, continuations: &Continuations) -> Self {
-        Self {
-            log: generation.log.to_be_bytes().to_vec(),
-            id: generation.id.to_be_bytes().to_vec(),
-            continuations: continuations.0.iter().map(ContinuationRow::from).collect(),
-        }
-    }
-
-    /// What stands in it, which is then gone from it.
-    pub(crate) fn take_continuations(&mut self) -> Continuations {
-        Continuations(std::mem::take(&mut self.continuations).into_iter().map(Into::into).collect())
+impl From<Generation> for GenerationRow {
+    fn from(generation: Generation) -> Self {
+        Self { log: generation.log.to_be_bytes().to_vec(), id: generation.id.to_be_bytes().to_vec() }
     }
 }
 

@@ -8,13 +8,11 @@ use parking_lot::Mutex;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::{
-    Continuation, DecidedConversion, Effects, Generation, Incoming, JourneyQuery, JourneyStore, NewEdition,
-    Outbox, Page, Plan, Recorded, StoreError, StoredJourney,
-    continuation::Continuations,
+    DecidedConversion, Effects, Generation, Incoming, JourneyQuery, JourneyStore, NewEdition, Outbox, Page,
+    Plan, Recorded, StoreError, StoredJourney,
     kv::{Batch, Kv, Reader, Table},
     met::Met,
     persons::StateCache,
-    rows::SeenRow,
 };
 
 /// Everything of this crate, over tables.
@@ -22,8 +20,6 @@ pub(crate) struct Store<K> {
     pub(crate) kv: K,
     /// Held by whoever writes; what is in it is as it is stored.
     pub(crate) writer: Mutex<StateCache>,
-    /// As they are stored, once they were read.
-    pub(crate) continuations: Mutex<Option<Arc<Continuations>>>,
     met: Arc<Met>,
 }
 
@@ -31,7 +27,7 @@ pub(crate) struct Store<K> {
 
 impl<K: Kv> Store<K> {
     pub(crate) fn new(kv: K) -> Self {
-        Self { kv, writer: Mutex::default(), continuations: Mutex::default(), met: Arc::default() }
+        Self { kv, writer: Mutex::default(), met: Arc::default() }
     }
 
     /// Reads what every write before it left.
@@ -55,7 +51,6 @@ impl<K: Kv> Store<K> {
 #[async_trait]
 impl<K: Kv> JourneyStore for Store<K> {
     async fn seen(&self, tenant: &str, event_ids: &[&str]) -> Result<Vec<bool>, StoreError> {
-        let continuations = self.continuations_now()?;
         let reader = self.reader();
         // In the order of the table: in random order every look-up misses the processor's cache.
         let mut hashes: Vec<(EventHash, usize)> =
@@ -63,12 +58,7 @@ impl<K: Kv> JourneyStore for Store<K> {
         hashes.sort_unstable();
         let mut seen = vec![false; event_ids.len()];
         for (hash, index) in hashes {
-            seen[index] = match continuations.0.is_empty() {
-                true => reader.contains(Table::Seen, &hash.0)?,
-                false => reader
-                    .get::<SeenRow>(Table::Seen, &hash.0)?
-                    .is_some_and(|row| !continuations.lost(row.position.into())),
-            };
+            seen[index] = reader.contains(Table::Seen, &hash.0)?;
         }
         Ok(seen)
     }
@@ -121,14 +111,6 @@ impl<K: Kv> Outbox for Store<K> {
 
     async fn reset(&self, generation: Generation) -> Result<(), StoreError> {
         blocking(|| self.reset_now(generation))
-    }
-
-    async fn continuations(&self) -> Result<Vec<Continuation>, StoreError> {
-        Ok(self.continuations_now()?.0.clone())
-    }
-
-    async fn continue_in(&self, log: u128, continuation: Continuation) -> Result<(), StoreError> {
-        blocking(|| self.continue_in_now(log, continuation))
     }
 
     async fn consumed_to(&self, partition: u32) -> Result<u64, StoreError> {

@@ -249,24 +249,7 @@ impl FactWriter {
                 self.outbox.effects(self.partition, collected.to, last.min(to)).await?.into_iter().peekable();
             for entry in entries {
                 match entry {
-                    Entry::Gap { from, to: until, reason } => {
-                        let until = until.min(to);
-                        tracing::warn!(
-                            partition = self.partition,
-                            from,
-                            until,
-                            reason,
-                            "records are missing: what was decided because of them is reported, their touches are not"
-                        );
-                        collected.time_micros = self.log.end(self.partition).await?.time_micros;
-                        while let Some(effects) = effects.next_if(|effects| effects.offset < until) {
-                            facts::add_effects(&effects, collected.time_micros, &mut collected)?;
-                        }
-                        collected.to = until;
-                        if matches!(bound, Bound::Batch) && self.is_full(&collected) {
-                            return Ok(collected);
-                        }
-                    }
+                    Entry::Gap { to: until, .. } => collected.to = until.min(to),
                     Entry::Record(record) if record.offset >= to => break,
                     Entry::Record(record) => {
                         let effects = effects.next_if(|effects| effects.offset == record.offset);

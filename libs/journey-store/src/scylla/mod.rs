@@ -16,10 +16,7 @@ mod scores;
 pub(crate) mod settings;
 mod tables;
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
 use model::IdentityHash;
@@ -31,8 +28,8 @@ use self::{
     tables::{Kind, Place, Read, Row, Write},
 };
 use crate::{
-    Continuation, DecidedConversion, Effects, Generation, Incoming, JourneyQuery, JourneyStore, NewEdition,
-    Outbox, Page, Plan, Recorded, StoreError, StoredJourney, continuation::Continuations,
+    DecidedConversion, Effects, Generation, Incoming, JourneyQuery, JourneyStore, NewEdition, Outbox, Page,
+    Plan, Recorded, StoreError, StoredJourney,
 };
 
 /// A keyspace.
@@ -45,7 +42,6 @@ pub(crate) struct Scylla {
 #[derive(Default)]
 struct State {
     epoch: [u8; 16],
-    continuations: Arc<Continuations>,
     young: HashSet<Fact>,
     old: HashSet<Fact>,
     /// Marks of spans that are cut into slices.
@@ -88,16 +84,11 @@ impl Scylla {
     }
 
     /// From now on the rows of this generation are meant.
-    fn begin(&self, epoch: [u8; 16], continuations: Continuations) {
+    fn begin(&self, epoch: [u8; 16]) {
         let mut state = self.state.lock();
         if state.epoch != epoch {
             *state = State { epoch, ..State::default() };
         }
-        state.continuations = Arc::new(continuations);
-    }
-
-    fn continuations(&self) -> Arc<Continuations> {
-        Arc::clone(&self.state.lock().continuations)
     }
 
     fn knows(&self, fact: Fact) -> bool {
@@ -212,15 +203,6 @@ impl Outbox for Scylla {
 
     async fn reset(&self, generation: Generation) -> Result<(), StoreError> {
         self.reset_now(generation).await
-    }
-
-    async fn continuations(&self) -> Result<Vec<Continuation>, StoreError> {
-        self.generation_now().await?;
-        Ok(Scylla::continuations(self).0.clone())
-    }
-
-    async fn continue_in(&self, log: u128, continuation: Continuation) -> Result<(), StoreError> {
-        self.continue_in_now(log, continuation).await
     }
 
     async fn consumed_to(&self, partition: u32) -> Result<u64, StoreError> {

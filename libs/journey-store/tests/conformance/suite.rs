@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use journey_store::{
-    Affected, Continuation, ConversionScores, Effects, Generation, JourneyQuery, JourneyStore, Left, Outcome,
-    PastConversion, Plan, ScoreKind, StoreError, StoredJourney, Stores,
+    Affected, ConversionScores, Effects, Generation, JourneyQuery, JourneyStore, Outcome, PastConversion,
+    Plan, ScoreKind, StoreError, StoredJourney, Stores,
 };
 use proto::events::{DecisionReason, Event};
 
@@ -32,7 +32,6 @@ pub async fn run(open: impl AsyncFn() -> Stores) {
     tenants_do_not_meet(open().await).await;
     effects_of_one_offset_come_together_and_go_with_the_plan(open().await).await;
     a_reset_empties_everything(open().await).await;
-    a_lost_log_is_gone_on_from(open().await).await;
     crate::scores::run(open).await;
 }
 
@@ -478,67 +477,4 @@ async fn a_reset_empties_everything(Stores { journeys, outbox, .. }: Stores) {
     let recorded = journeys.record(0, &record(0, made)).await.unwrap();
     assert_eq!(recorded.outcomes, [Outcome::First; 2]);
     assert_eq!(outbox.effects(0, 0, 1).await.unwrap()[0].identities.len(), 1);
-}
-
-/// One event each that was reported, that was consumed and not reported, and that was on its way.
-async fn a_lost_log_is_gone_on_from(Stores { journeys, outbox, .. }: Stores) {
-    use Outcome::{First, Repeat, Replayed};
-    let generation = |log| Generation { log, id: 2 };
-    outbox.reset(generation(1)).await.unwrap();
-    let reported = [click("t0", T - 9, "u:1"), conversion("c0", "buy", T, "u:1")];
-    let consumed = [click("t1", T - 8, "d:1 u:1"), conversion("c1", "buy", T + 1, "u:1")];
-    let flying = [click("t2", T - 7, "d:2 u:1")];
-    journeys.record(0, &record(0, reported.clone())).await.unwrap();
-    journeys.commit(0, &[edition("c0", place(0, 1), 1)], 1).await.unwrap();
-    outbox.put_plan(0, Plan { batch: 1, from: 0, to: 1 }).await.unwrap();
-    journeys.record(0, &record(1, consumed.clone())).await.unwrap();
-    journeys.commit(0, &[edition("c1", place(1, 1), 1)], 2).await.unwrap();
-    journeys.record(0, &record(2, flying.clone())).await.unwrap();
-    let ids = ["t0", "c0", "t1", "c1", "t2"];
-    assert_eq!(journeys.seen(TENANT, &ids).await.unwrap(), [true; 5]);
-
-    let first = 1 << 32;
-    let left = vec![Left { reported: 1, consumed: 2 }];
-    let on = Continuation { first, left: left.clone() };
-    for (log, first) in [(1, first), (7, 1)] {
-        let refused = outbox.continue_in(log, Continuation { first, left: left.clone() }).await;
-        assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{log} {first}: {refused:?}");
-    }
-    assert_eq!(outbox.continuations().await.unwrap(), []);
-    outbox.continue_in(7, on.clone()).await.unwrap();
-    for log in [7, 8] {
-        let refused = outbox.continue_in(log, on.clone()).await;
-        assert!(matches!(refused, Err(StoreError::Unavailable(_))), "once: {refused:?}");
-    }
-    assert_eq!(outbox.generation().await.unwrap(), Some(generation(7)));
-    assert_eq!(outbox.continuations().await.unwrap(), std::slice::from_ref(&on));
-    assert_eq!(outbox.consumed_to(0).await.unwrap(), first);
-    assert_eq!(journeys.seen(TENANT, &ids).await.unwrap(), [true, true, false, false, false]);
-    // What was decided and not reported still is to be.
-    let effects = outbox.effects(0, 1, first).await.unwrap();
-    assert_eq!(effects.iter().map(|effects| effects.editions.len()).sum::<usize>(), 1);
-
-    let again: Vec<Event> = reported.iter().chain(&consumed).chain(&flying).cloned().collect();
-    let recorded = journeys.record(0, &record(first, again.clone())).await.unwrap();
-    assert_eq!(recorded.outcomes, [Repeat, Repeat, Replayed, Replayed, Replayed]);
-    let mut affected: Vec<&str> = recorded.affected.iter().map(|one| one.conversion_id.as_str()).collect();
-    affected.sort_unstable();
-    assert_eq!(affected, ["c0", "c1"], "what was to be decided again is asked for again");
-    // The same position again, as after a death, and later ones.
-    let replayed = journeys.record(0, &record(first, again.clone())).await.unwrap();
-    assert_eq!(replayed.outcomes, recorded.outcomes);
-    let repeated = journeys.record(0, &record(first + 1, again)).await.unwrap();
-    assert_eq!(repeated.outcomes, [Repeat; 5]);
-    assert_eq!(journeys.seen(TENANT, &ids).await.unwrap(), [true; 5]);
-    let stored = journeys.commit(0, &[edition("c1", place(first, 3), 1)], first + 2).await.unwrap();
-    assert_eq!(stored, [false], "it is decided as it was");
-    let new = journeys.record(0, &record(first + 2, [click("t3", T, "u:3")])).await.unwrap();
-    assert_eq!(new.outcomes, [First]);
-    outbox.put_plan(0, Plan { batch: 2, from: 1, to: first + 2 }).await.unwrap();
-
-    // Emptied for the same log it is made again from where that goes on, for another one from its beginning.
-    outbox.reset(Generation { id: 3, ..generation(7) }).await.unwrap();
-    assert_eq!(outbox.continuations().await.unwrap(), [on]);
-    outbox.reset(Generation { id: 4, ..generation(9) }).await.unwrap();
-    assert_eq!(outbox.continuations().await.unwrap(), []);
 }
