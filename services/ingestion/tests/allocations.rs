@@ -17,7 +17,7 @@ use tower::ServiceExt;
 /// Of a batch as a whole.
 const BATCH_ALLOCATIONS_MAX: u64 = 72;
 /// Of the lists that are longer when a batch is.
-const GROWTH_ALLOCATIONS_MAX: u64 = 5;
+const GROWTH_ALLOCATIONS_MAX: u64 = 20;
 /// Of each event in the cache of these tests, which keeps the tenant and the id as texts.
 const TEST_CACHE_ALLOCATIONS: u64 = 2;
 
