@@ -14,6 +14,9 @@ demo: chdb onnxruntime ## Build the release binary and attribute 88,387 real jou
 	cargo build --release --locked -p attribution-cli
 	scripts/demo.sh
 
+# A list that $(or) would take for its arguments.
+CLUSTER_ROWS = kafka,redis,cql
+
 # The program that starts the servers is built for itself: what tests turn on is not to be in the services.
 .PHONY: demo-cluster
 demo-cluster: chdb ## The same demo through a process for each service, over real Kafka, CQL, Redis and ClickHouse
@@ -134,12 +137,15 @@ bench: chdb onnxruntime mlserver ## Measure against the machine's limits (ROWS=h
 	cargo build --release --locked -p attribution-cli -p bench
 	target/release/bench run
 
+# A list that $(or) would take for its arguments.
+CLUSTER_ROWS = kafka,redis,cql
+
 # The program that starts the servers is built for itself: what tests turn on is not to be in what is measured.
 .PHONY: bench-cluster
 bench-cluster: ## Measure the rows that want real servers: Kafka, CQL, Redis
-	cargo build --release --locked -p bench
+	cargo build --release --locked -p attribution-cli -p bench
 	cargo build --release --locked -p testkit --bin cluster
-	$${CARGO_TARGET_DIR:-target}/release/cluster --servers $${CARGO_TARGET_DIR:-target}/release/bench run --rows $(or $(ROWS),kafka,redis,cql)
+	$${CARGO_TARGET_DIR:-target}/release/cluster --servers $${CARGO_TARGET_DIR:-target}/release/bench run --rows $(or $(ROWS),$(CLUSTER_ROWS))
 
 .PHONY: profile
 profile: chdb ## Record a row's server with perf and draw a flame graph: make profile ROW=http-batch

@@ -37,8 +37,8 @@ pub struct Progress {
     consumed: Vec<watch::Sender<u64>>,
     written: Vec<watch::Sender<u64>>,
     watermark: watch::Sender<Watermark>,
-    attributed_events: AtomicU64,
-    attributed_records: AtomicU64,
+    /// Events in a record of those that were read last.
+    record_events: AtomicU64,
     queued_events: AtomicU64,
     /// How far each partition is behind the log, microseconds.
     behind: Vec<AtomicU64>,
@@ -51,8 +51,7 @@ impl Progress {
             consumed: (0..partitions).map(|_| watch::Sender::new(0)).collect(),
             written: (0..partitions).map(|_| watch::Sender::new(0)).collect(),
             watermark: watch::Sender::default(),
-            attributed_events: AtomicU64::new(0),
-            attributed_records: AtomicU64::new(0),
+            record_events: AtomicU64::new(1),
             queued_events: AtomicU64::new(0),
             behind: (0..partitions).map(|_| AtomicU64::new(0)).collect(),
             ended: CancellationToken::new(),
@@ -76,8 +75,8 @@ impl Progress {
         *self.consumed[partition as usize].borrow()
     }
 
-    /// Events appended to the partitions of this process and not yet attributed: records that wait, by the events that a
-    /// record has held so far.
+    /// Events appended to the partitions of this process and not yet attributed: records that wait, by the events that those
+    /// which were read last have held.
     pub fn queued_events(&self) -> u64 {
         self.queued_events.load(Ordering::Relaxed)
     }
@@ -96,10 +95,13 @@ impl Progress {
         forward(&self.written[partition as usize], written);
     }
 
-    pub(crate) fn consumed(&self, partition: u32, to: u64, events: u64) {
-        let records = to.saturating_sub(self.consumed_to(partition));
-        self.attributed_records.fetch_add(records, Ordering::Relaxed);
-        self.attributed_events.fetch_add(events, Ordering::Relaxed);
+    /// Records were read that hold so many events. Told before they are worked on: how much waits must be known in the first
+    /// seconds after a start, and when records become larger.
+    pub(crate) fn read(&self, records: u64, events: u64) {
+        self.record_events.store(events.div_ceil(records.max(1)).max(1), Ordering::Relaxed);
+    }
+
+    pub(crate) fn consumed(&self, partition: u32, to: u64) {
         self.consumed[partition as usize].send_replace(to);
     }
 
@@ -122,8 +124,7 @@ impl Progress {
             let consumed = self.consumed_to(partition);
             records += log.end(partition).await?.offset.saturating_sub(consumed);
         }
-        let seen = self.attributed_records.load(Ordering::Relaxed).max(1);
-        let each = self.attributed_events.load(Ordering::Relaxed).div_ceil(seen).max(1);
+        let each = self.record_events.load(Ordering::Relaxed);
         self.queued_events.store(records * each, Ordering::Relaxed);
         metrics::queued(records * each);
         Ok(())
@@ -243,11 +244,25 @@ mod tests {
         // One partition at its end does not hide the other.
         progress.behind(0, 0);
         assert_eq!(progress.slowest(&BTreeSet::from([0, 1])), 7);
-        progress.consumed(1, 2, 2);
+        progress.consumed(1, 2);
         progress.behind(1, 0);
         progress.measure(&*log, &BTreeSet::from([0, 1])).await.unwrap();
         assert_eq!((progress.queued_events(), progress.slowest(&BTreeSet::from([0, 1]))), (1, 0));
         assert_eq!(progress.slowest(&BTreeSet::new()), 0);
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_told_by_the_events_of_what_was_read_last_before_any_of_it_is_attributed() {
+        let log = event_log::open("memory://").await.unwrap();
+        let progress = Progress::new(1);
+        for _ in 0..5 {
+            log.append(0, "events".into()).await.unwrap();
+        }
+        for (records, events, waiting) in [(2, 200, 500), (2, 3, 10), (1, 0, 5), (0, 0, 5)] {
+            progress.read(records, events);
+            progress.measure(&*log, &BTreeSet::from([0])).await.unwrap();
+            assert_eq!(progress.queued_events(), waiting, "{events} in {records}");
+        }
     }
 
     #[tokio::test]
@@ -258,10 +273,10 @@ mod tests {
         let work = async {
             // After the first look at the log: the event's re-decision, then the position, as the worker does it.
             let redecide = log.append(0, "redecide".into()).await.unwrap();
-            progress.consumed(0, redecide.offset, 1);
+            progress.consumed(0, redecide.offset);
             tokio::task::yield_now().await;
             assert_eq!(progress.watermark(), Watermark::default());
-            progress.consumed(0, redecide.offset + 1, 0);
+            progress.consumed(0, redecide.offset + 1);
             progress.written(0, redecide.offset + 1);
             redecide
         };

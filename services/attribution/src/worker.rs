@@ -155,13 +155,14 @@ impl Worker {
                 }
             }
         }
+        self.progress.read(to - from, contents.events.len() as u64);
         self.process(&contents, to).await?;
         let conversions =
             contents.events.iter().filter(|e| e.event.event_type() == EventType::Conversion).count();
         for _ in 0..conversions {
             metrics::decided(read_at.elapsed());
         }
-        self.progress.consumed(self.partition, to, contents.events.len() as u64);
+        self.progress.consumed(self.partition, to);
         *self.contents.lock() = contents;
         Ok(())
     }
