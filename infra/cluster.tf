@@ -100,7 +100,7 @@ resource "aws_eks_cluster" "this" {
 
 # What Karpenter itself and the operators run on; all other nodes are Karpenter's (k8s/components/nodes).
 resource "aws_iam_role" "node" {
-  name               = "attribution-node-${var.region}-${var.stage}"
+  name               = "attribution-node-${var.region}-${var.stage}${var.suffix}"
   assume_role_policy = data.aws_iam_policy_document.assumed_by["node"].json
 }
 

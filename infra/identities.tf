@@ -37,15 +37,29 @@ resource "aws_eks_pod_identity_association" "managed" {
 data "aws_iam_policy_document" "backups" {
   statement {
     actions   = ["s3:ListBucket", "s3:GetBucketLocation", "s3:ListBucketMultipartUploads"]
-    resources = [aws_s3_bucket.backups.arn]
+    resources = [aws_s3_bucket.backups["backups"].arn]
   }
   statement {
     actions   = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
-    resources = ["${aws_s3_bucket.backups.arn}/*"]
+    resources = ["${aws_s3_bucket.backups["backups"].arn}/*"]
   }
   statement {
     actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
-    resources = [aws_kms_key.backups.arn]
+    resources = [aws_kms_key.backups["backups"].arn]
+  }
+  # After the loss of a region its copies are restored here.
+  statement {
+    actions   = ["s3:ListBucket", "s3:GetBucketLocation", "s3:GetObject"]
+    resources = ["arn:aws:s3:::attribution-copies-*"]
+  }
+  statement {
+    actions   = ["kms:Decrypt"]
+    resources = ["arn:aws:kms:${var.region}:${local.account}:key/*"]
+    condition {
+      test     = "ForAnyValue:StringLike"
+      variable = "kms:ResourceAliases"
+      values   = ["alias/attribution-copies-*"]
+    }
   }
 }
 

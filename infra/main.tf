@@ -32,6 +32,7 @@ module "addresses" {
 data "aws_caller_identity" "this" {}
 
 locals {
-  name    = "attribution-${var.stage}-${var.region}"
+  name    = "attribution-${var.stage}-${var.region}${var.suffix}"
+  place   = "${var.region}${var.stage == "prod" ? "" : "-${var.stage}"}${var.suffix}"
   account = data.aws_caller_identity.this.account_id
 }

@@ -1,7 +1,7 @@
 # === Images ===
 
 resource "aws_ecr_repository" "this" {
-  for_each             = toset(["ingestion", "attribution-engine", "query-api", "ml-gateway", "kong", "triton"])
+  for_each             = toset(var.registry ? ["ingestion", "attribution-engine", "query-api", "ml-gateway", "kong", "triton"] : [])
   name                 = "attribution/${each.key}"
   image_tag_mutability = "IMMUTABLE"
   encryption_configuration {
@@ -27,31 +27,52 @@ resource "aws_ecr_lifecycle_policy" "this" {
 
 # === Backups ===
 
+# Those of this cluster, and their copies in another region; a bucket has the backups of one cluster alone.
+locals {
+  buckets = merge({ backups = var.region }, var.replicate_to == "" ? {} : { copies = var.replicate_to })
+}
+
 resource "aws_kms_key" "backups" {
   #checkov:skip=CKV2_AWS_64: the default policy of a key is meant: the account's own roles by their policies
-  description             = "Backups of ${local.name}"
+  for_each                = local.buckets
+  region                  = each.value
+  description             = "${title(each.key)} of ${local.name}"
   enable_key_rotation     = true
   deletion_window_in_days = 30
+}
+
+# What a cluster that takes this one's place may read with.
+resource "aws_kms_alias" "backups" {
+  for_each      = local.buckets
+  region        = each.value
+  name          = "alias/attribution-${each.key}-${local.place}"
+  target_key_id = aws_kms_key.backups[each.key].key_id
 }
 
 resource "aws_s3_bucket" "backups" {
   #checkov:skip=CKV2_AWS_62: nobody is told of new objects
   #checkov:skip=CKV_AWS_18: who reads is in the trail of the account
   #checkov:skip=CKV_AWS_144: replicated as soon as `replicate_to` is set
-  bucket = "attribution-backups-${var.region}${var.stage == "prod" ? "" : "-${var.stage}"}"
+  for_each = local.buckets
+  region   = each.value
+  bucket   = "attribution-${each.key}-${local.place}"
   # Set when the bucket is made, and never again: what is kept cannot be deleted by who stole a key.
   object_lock_enabled = true
 }
 
 resource "aws_s3_bucket_versioning" "backups" {
-  bucket = aws_s3_bucket.backups.id
+  for_each = local.buckets
+  region   = each.value
+  bucket   = aws_s3_bucket.backups[each.key].id
   versioning_configuration {
     status = "Enabled"
   }
 }
 
 resource "aws_s3_bucket_object_lock_configuration" "backups" {
-  bucket = aws_s3_bucket.backups.id
+  for_each = local.buckets
+  region   = each.value
+  bucket   = aws_s3_bucket.backups[each.key].id
   rule {
     default_retention {
       mode = "GOVERNANCE"
@@ -61,18 +82,22 @@ resource "aws_s3_bucket_object_lock_configuration" "backups" {
 }
 
 resource "aws_s3_bucket_server_side_encryption_configuration" "backups" {
-  bucket = aws_s3_bucket.backups.id
+  for_each = local.buckets
+  region   = each.value
+  bucket   = aws_s3_bucket.backups[each.key].id
   rule {
     bucket_key_enabled = true
     apply_server_side_encryption_by_default {
       sse_algorithm     = "aws:kms"
-      kms_master_key_id = aws_kms_key.backups.arn
+      kms_master_key_id = aws_kms_key.backups[each.key].arn
     }
   }
 }
 
 resource "aws_s3_bucket_public_access_block" "backups" {
-  bucket                  = aws_s3_bucket.backups.id
+  for_each                = local.buckets
+  region                  = each.value
+  bucket                  = aws_s3_bucket.backups[each.key].id
   block_public_acls       = true
   block_public_policy     = true
   ignore_public_acls      = true
@@ -81,7 +106,9 @@ resource "aws_s3_bucket_public_access_block" "backups" {
 
 # Nothing that a recovery needs within four hours may be in a class that is read in hours.
 resource "aws_s3_bucket_lifecycle_configuration" "backups" {
-  bucket = aws_s3_bucket.backups.id
+  for_each = local.buckets
+  region   = each.value
+  bucket   = aws_s3_bucket.backups[each.key].id
   rule {
     id     = "age"
     status = "Enabled"
@@ -109,37 +136,38 @@ resource "aws_iam_role" "replication" {
 }
 
 data "aws_iam_policy_document" "replication" {
+  count = var.replicate_to == "" ? 0 : 1
   statement {
     actions   = ["s3:GetReplicationConfiguration", "s3:ListBucket"]
-    resources = [aws_s3_bucket.backups.arn]
+    resources = [aws_s3_bucket.backups["backups"].arn]
   }
   statement {
     actions   = ["s3:GetObjectVersionForReplication", "s3:GetObjectVersionAcl", "s3:GetObjectVersionTagging", "s3:GetObjectRetention"]
-    resources = ["${aws_s3_bucket.backups.arn}/*"]
+    resources = ["${aws_s3_bucket.backups["backups"].arn}/*"]
   }
   statement {
     actions   = ["s3:ReplicateObject", "s3:ReplicateDelete", "s3:ReplicateTags"]
-    resources = ["arn:aws:s3:::attribution-backups-${var.replicate_to}/*"]
+    resources = ["${aws_s3_bucket.backups["copies"].arn}/*"]
   }
   statement {
     actions   = ["kms:Decrypt"]
-    resources = [aws_kms_key.backups.arn]
+    resources = [aws_kms_key.backups["backups"].arn]
   }
   statement {
     actions   = ["kms:Encrypt"]
-    resources = ["arn:aws:kms:${var.replicate_to}:${local.account}:alias/aws/s3"]
+    resources = [aws_kms_key.backups["copies"].arn]
   }
 }
 
 resource "aws_iam_role_policy" "replication" {
   count  = var.replicate_to == "" ? 0 : 1
   role   = aws_iam_role.replication[0].id
-  policy = data.aws_iam_policy_document.replication.json
+  policy = data.aws_iam_policy_document.replication[0].json
 }
 
 resource "aws_s3_bucket_replication_configuration" "backups" {
   count  = var.replicate_to == "" ? 0 : 1
-  bucket = aws_s3_bucket.backups.id
+  bucket = aws_s3_bucket.backups["backups"].id
   role   = aws_iam_role.replication[0].arn
   rule {
     id     = "elsewhere"
@@ -154,10 +182,10 @@ resource "aws_s3_bucket_replication_configuration" "backups" {
       }
     }
     destination {
-      bucket        = "arn:aws:s3:::attribution-backups-${var.replicate_to}"
+      bucket        = aws_s3_bucket.backups["copies"].arn
       storage_class = "STANDARD"
       encryption_configuration {
-        replica_kms_key_id = "arn:aws:kms:${var.replicate_to}:${local.account}:alias/aws/s3"
+        replica_kms_key_id = aws_kms_key.backups["copies"].arn
       }
       # The recovery point counts on these fifteen minutes.
       replication_time {
@@ -185,7 +213,7 @@ resource "aws_s3_bucket" "logs" {
   #checkov:skip=CKV_AWS_21: logs are written once, and what is deleted is meant to be
   #checkov:skip=CKV_AWS_144: logs of a lost region are not needed to go on
   #checkov:skip=CKV_AWS_145: encrypted by S3's own key: what is secret is in no log
-  bucket = "attribution-logs-${var.region}${var.stage == "prod" ? "" : "-${var.stage}"}"
+  bucket = "attribution-logs-${local.place}"
 }
 
 resource "aws_s3_bucket_public_access_block" "logs" {

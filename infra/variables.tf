@@ -42,8 +42,24 @@ variable "api_cidrs" {
   }
 }
 
+variable "suffix" {
+  description = "Tells a second cluster of a stage and region from the first, such as -b: one that takes a lost region's place."
+  type        = string
+  default     = ""
+  validation {
+    condition     = can(regex("^(-[a-z0-9]{1,8})?$", var.suffix))
+    error_message = "A hyphen and at most eight of a-z0-9, or nothing."
+  }
+}
+
+variable "registry" {
+  description = "Whether the region's repositories of images are made here: one cluster of a region makes them."
+  type        = bool
+  default     = false
+}
+
 variable "replicate_to" {
-  description = "The region that holds copies of the backups; empty: none, also for the first run of the first region."
+  description = "The region that holds copies of the backups; empty: none."
   type        = string
   default     = ""
 }

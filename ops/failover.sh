@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Moves a lost region's name to a new cluster of another one, once that serves. It begins without history (docs/runbooks.md).
+# Moves a lost region's name to a new cluster of another one, once that serves. docs/runbooks.md brings its history back before.
 #
 #   CLOUDFLARE_ZONE=... CLOUDFLARE_RECORD=... CLOUDFLARE_TOKEN=... \
 #     ops/failover.sh --from us-east-1 --context CONTEXT --name api.example.com [--go] [--although-it-answers]

@@ -75,5 +75,20 @@ begun() {
   esac
 }
 
+# lost_log: the id of the log whose stores attribution has found, ten minutes at most.
+lost_log() {
+  local id
+  for _ in $(seq 60); do
+    id=$(kube -n processing logs -l app.kubernetes.io/name=attribution-engine --tail=200 |
+      grep -o 'belong to the event log [0-9a-f-]\{36\}' | tail -1) || true
+    if [ -n "$id" ]; then
+      echo "${id##* }"
+      return
+    fi
+    sleep 10
+  done
+  fail "attribution names no other log: are the stores those of the lost region?"
+}
+
 pause_attribution() { change kube -n processing annotate --overwrite scaledobject attribution-engine autoscaling.keda.sh/paused-replicas=0; }
 resume_attribution() { change kube -n processing annotate scaledobject attribution-engine autoscaling.keda.sh/paused-replicas-; }

@@ -20,7 +20,7 @@ def tfvars(name):
 
 
 def problems(objects, terraform):
-    repositories = set(re.search(r'aws_ecr_repository" "this" \{\s*for_each\s*= toset\(\[(.*?)\]', terraform)[1].replace('"', "").split(", "))
+    repositories = set(re.search(r'aws_ecr_repository" "this" \{\s*for_each\s*= toset\(var.registry \? \[(.*?)\]', terraform)[1].replace('"', "").split(", "))
     for o in workloads(objects):
         for container in containers(o):
             if match := re.search(r"amazonaws\.com/attribution/([a-z-]+)@", container["image"]):
@@ -44,8 +44,9 @@ def test_the_manifests_find_what_they_count_on(cluster):
 
 
 def bucket(kind, region, overlay):
-    """As infra/storage.tf names it."""
-    assert f'"attribution-{kind}-${{var.region}}${{var.stage == "prod" ? "" : "-${{var.stage}}"}}"' in text()
+    """As infra/ names it."""
+    assert 'place   = "${var.region}${var.stage == "prod" ? "" : "-${var.stage}"}${var.suffix}"' in text()
+    assert {"backups": "attribution-${each.key}-${local.place}", "logs": "attribution-logs-${local.place}"}[kind] in text()
     return f"attribution-{kind}-{region}" + ("-staging" if overlay == "staging" else "")
 
 
@@ -70,6 +71,18 @@ def test_logs_go_where_they_are_read_and_their_role_is_loki_s():
     hours = int(values["loki"]["loki"]["limits_config"]["retention_period"].removesuffix("h"))
     days = int(re.search(r'"logs" \{\s*bucket.*?expiration \{\s*days = (\d+)', text(), re.S)[1])
     assert hours / 24 < days
+
+
+def test_one_cluster_of_a_region_makes_its_repositories():
+    files = [tfvars(path.stem) for path in (ROOT / "infra/env").glob("*.tfvars")]
+    made = [there["region"] for there in files if there.get("registry") == "true"]
+    assert len(made) == len(set(made)) and set(made) == {there["region"] for there in files}
+
+
+def test_copies_are_in_another_region():
+    files = [tfvars(path.stem) for path in (ROOT / "infra/env").glob("*.tfvars")]
+    assert all(there.get("replicate_to") != there["region"] for there in files)
+    assert all("replicate_to" in there for there in files if there["stage"] == '"prod"')
 
 
 def test_networks_do_not_overlap():

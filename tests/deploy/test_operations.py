@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from conftest import ROOT
 
-CHANGING = ("annotate", "DROP", "RESTORE DATABASE", "ALTER TABLE", "sctool restore", "PATCH")
+CHANGING = ("annotate", "set env", "DROP", "RESTORE DATABASE", "ALTER TABLE", "sctool restore", "PATCH")
 
 KUBECTL = r"""#!/bin/bash
 echo "kubectl $*" >> "$CALLS"
@@ -15,6 +15,7 @@ case "$*" in
   *"sctool restore"*) echo "restore/7ddaa89e-d6ae-4292-8d6b-1ab8fa13d39b" ;;
   *"sctool progress"*"restore/7ddaa89e-d6ae-4292-8d6b-1ab8fa13d39b"*) printf 'Run:\t\tx\nStatus:\t\t%s\n' "${RESTORED:-DONE}" ;;
   *"sum(total_rows)"*) echo "${ROWS:-0}" ;;
+  *" logs "*) echo 'it is not ready: journey store and warehouse belong to the event log 7ddaa89e-d6ae-4292-8d6b-1ab8fa13d39b, and this one is' ;;
   *"get service edge"*) echo lb.example ;;
   *"--raw"*) echo '{"data":{"result":[{"value":[1,"'${BEHIND:-3}'"]}]}}' ;;
   *"system.replicas"*) echo 0 ;;
@@ -95,6 +96,21 @@ def test_a_cluster_that_holds_data_is_refused(run):
 def test_stores_of_another_regions_log_are_refused(run):
     said, changed = run("restore.sh", "--context", "c", "--bucket", "attribution-backups-eu-west-1", "--of", "us-east-1", "--go")
     assert said.returncode == 2 and "another log" in said.stderr and changed == []
+    said, changed = run("restore.sh", *RESTORE, "--copies-in", "eu-west-1", "--go")
+    assert said.returncode == 2 and "no bucket of copies" in said.stderr and changed == []
+
+
+def test_copies_of_a_lost_region_are_gone_on_with_in_the_new_log(run):
+    copies = ["--context", "c", "--bucket", "attribution-copies-us-east-1", "--of", "us-east-1", "--before", "2026-11-25T10:00"]
+    said, changed = run("restore.sh", *copies, "--go")
+    assert said.returncode == 2 and changed == []
+    said, changed = run("restore.sh", *copies, "--copies-in", "eu-west-1")
+    assert said.returncode == 0 and "ATTRIBUTION_CONTINUES=ID" in said.stdout and changed == []
+    said, changed = run("restore.sh", *copies, "--copies-in", "eu-west-1", "--go")
+    assert said.returncode == 0, said.stderr
+    assert "https://attribution-copies-us-east-1.s3.eu-west-1.amazonaws.com/clickhouse/us-east-1/2026-11-25/2026-11-25T0945" in changed[3]
+    resumed = next(i for i, c in enumerate(changed) if "paused-replicas-" in c)
+    assert changed[resumed + 1 :] == ["kubectl --context c -n processing set env deploy/attribution-engine ATTRIBUTION_CONTINUES=7ddaa89e-d6ae-4292-8d6b-1ab8fa13d39b"]
 
 
 def test_staging_has_a_bucket_of_its_own(run):

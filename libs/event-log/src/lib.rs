@@ -3,6 +3,7 @@
 //! Owns records, offsets, times and consumer positions. It never looks inside a frame.
 
 pub mod conformance;
+mod continued;
 mod damage;
 pub mod disk;
 #[cfg(feature = "kafka")]
@@ -28,6 +29,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 pub use crate::{
+    continued::Continued,
     damage::Damage,
     local::{
         Clock, Host, LocalLog, Options, QUEUE_BYTES_MAX, QUEUE_FRAMES_MAX, SEGMENT_BYTES_LEAST,
@@ -54,7 +56,7 @@ pub struct Appended {
 /// A record as it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Its offset: the first record of a partition has 0, each next one more.
+    /// Its offset: the first record of a partition has 0 (of a [`Continued`] log another one), each next one more.
     pub offset: u64,
     /// Its time, Unix microseconds: the same at every read, and later than that of the record before it.
     pub time_micros: i64,

@@ -30,6 +30,7 @@ const TABLE: [Table; TABLES] = [
     Table::Effects,
     Table::Scores,
     Table::Owed,
+    Table::Met,
 ];
 
 fn incoming(offset: u64, event_type: EventType, id: &str) -> Incoming {
@@ -99,7 +100,7 @@ fn filled() -> Store<Memory> {
     ];
     store.record_now(0, &events).unwrap();
     store.commit_now(0, &[edition(3), edition(4)], 5).unwrap();
-    store.put_plan_now(0, Plan { batch: 1, from: 0, to: 5 }).unwrap();
+    store.put_plan_now(0, Plan { batch: 1, from: 0, to: 5, stamp: 0 }).unwrap();
     let (scores, owed) = scored(3);
     store.put_scores_now(0, &[scores], &[owed]).unwrap();
     store
@@ -170,7 +171,21 @@ fn every_flipped_or_missing_byte_of_every_value_is_found() {
 fn a_store_with_a_damaged_table_says_so() {
     assert!(reads(&filled()).iter().all(|(_, answer)| answer.is_ok()));
     let expected: [(Table, &[&str]); TABLES] = [
-        (Table::Meta, &["generation", "consumed_to", "plan"]),
+        (
+            Table::Meta,
+            &[
+                "generation",
+                "consumed_to",
+                "effects",
+                "plan",
+                "replay",
+                "record",
+                "earlier",
+                "commit",
+                "put_scores",
+                "settle",
+            ],
+        ),
         (Table::Seen, &["journeys", "conversions", "conversion", "replay", "commit"]),
         (Table::Identities, &["page"]),
         (Table::Persons, &["journeys", "conversions", "page", "replay", "record", "earlier"]),
@@ -185,6 +200,7 @@ fn a_store_with_a_damaged_table_says_so() {
         (Table::Effects, &["effects", "replay"]),
         (Table::Scores, &["scores", "put_scores"]),
         (Table::Owed, &["owed", "settle"]),
+        (Table::Met, &["replay", "record", "earlier", "commit", "put_scores", "settle"]),
     ];
     for (table, named) in expected {
         let store = filled();

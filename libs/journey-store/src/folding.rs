@@ -24,6 +24,19 @@ impl Default for Folding {
     }
 }
 
+impl Folding {
+    /// What makes the same one again.
+    pub(crate) fn keys(&self) -> [u64; 2] {
+        self.keys
+    }
+}
+
+impl From<[u64; 2]> for Folding {
+    fn from(keys: [u64; 2]) -> Self {
+        Self { keys }
+    }
+}
+
 impl BuildHasher for Folding {
     type Hasher = Folder;
 

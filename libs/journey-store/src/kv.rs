@@ -37,10 +37,12 @@ pub(crate) enum Table {
     Scores = 10,
     /// Partition, conversion hash → a score that is owed.
     Owed = 11,
+    /// Number → hashes of keys that were written to tables of single keys.
+    Met = 12,
 }
 
 /// How many tables there are.
-pub(crate) const TABLES: usize = 12;
+pub(crate) const TABLES: usize = 13;
 
 /// A key and a value as a view yields them.
 pub(crate) type Pair<S> = (S, S);
@@ -117,6 +119,7 @@ impl Table {
             Self::Effects => "effects",
             Self::Scores => "scores",
             Self::Owed => "owed",
+            Self::Met => "met",
         }
     }
 }

@@ -4,6 +4,7 @@
 //! It is an index over the event log and can be rebuilt from it.
 
 mod affected;
+mod continuation;
 #[cfg(test)]
 mod damage_tests;
 mod editions;
@@ -36,6 +37,7 @@ use thiserror::Error;
 
 use crate::{local::Local, memory::Memory, scylla::Scylla, store::Store, url::Location};
 
+pub use continuation::{Continuation, Left};
 pub use explained::{EVENT_ID_BYTES_MAX, conceal, event_millis, explained, time_millis};
 pub use scores::{ConversionScores, NewScores, Owed, ScoreKind, Scores, TouchScore, ValueScore};
 
@@ -76,7 +78,8 @@ pub struct Incoming {
 pub enum Outcome {
     /// The id was never met before; from now on this position is its first.
     First,
-    /// The position is the id's first, and was recorded before: by a process before this one, or by a call that failed.
+    /// The position is the id's first, and was recorded before: by a process before this one, or by a call that failed; or
+    /// it takes the place of one that was lost with its log.
     Replayed,
     /// The id was met at an earlier position: the event changes nothing.
     Repeat,
@@ -273,12 +276,14 @@ pub struct Plan {
     pub from: u64,
     /// The offset behind its last record.
     pub to: u64,
+    /// Tells it from a batch of the same number that was taken back.
+    pub stamp: u64,
 }
 
 impl Plan {
     /// Whether it comes right after the last plan.
     pub(crate) fn check_follows(self, last: Option<Self>) -> Result<(), StoreError> {
-        let Self { batch, from, to } = self;
+        let Self { batch, from, to, .. } = self;
         let (last_batch, last_to) = last.map_or((0, 0), |last| (last.batch, last.to));
         if last_batch.checked_add(1) == Some(batch) && last_to <= from && from < to {
             return Ok(());
@@ -369,10 +374,18 @@ pub trait Outbox: Send + Sync + 'static {
     /// Empties the store and starts a generation; durable on return.
     async fn reset(&self, generation: Generation) -> Result<(), StoreError>;
 
+    /// The logs that were lost, the last one last.
+    async fn continuations(&self) -> Result<Vec<Continuation>, StoreError>;
+
+    /// Goes on in another log, of the same generation: what was consumed to somewhere is consumed to its first offset. The
+    /// store is emptied for yet another log, and keeps where it goes on when it is emptied for this one.
+    async fn continue_in(&self, log: u128, continuation: Continuation) -> Result<(), StoreError>;
+
     /// The offset up to which a partition has been consumed, as the last `commit` said.
     async fn consumed_to(&self, partition: u32) -> Result<u64, StoreError>;
 
-    /// Effects of the records from one offset to another (exclusive), ordered; records without effects are left out.
+    /// Effects of the records from one offset to another (exclusive), ordered; records without effects are left out, and so
+    /// are editions of a lost log that was not consumed so far.
     async fn effects(&self, partition: u32, from: u64, to: u64) -> Result<Vec<Effects>, StoreError>;
 
     /// The last plan of a partition.

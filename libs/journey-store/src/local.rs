@@ -173,7 +173,7 @@ impl Tables {
 
     fn keyspace(&self, table: Table) -> &Keyspace {
         match table {
-            Table::Touches | Table::Names | Table::Effects => &self.orders,
+            Table::Touches | Table::Names | Table::Effects | Table::Met => &self.orders,
             _ => &self.points,
         }
     }

@@ -3,7 +3,9 @@
 //! Nearly every id that comes in is new, nearly every person has one identity, and nearly every conversion is decided for
 //! the first time. "It is not there" is the answer for which ordered tables in many parts take longest. The filter may
 //! take an absent key for a present one, and then the table is asked; never the other way round.
-//! Until it has read what was stored before it was made, a piece with every batch that is recorded, it excludes nothing.
+//! The hashes of all keys are written with them, one behind the other. Until it has read those of before a start, a piece
+//! with every batch that is recorded, it excludes nothing. Stores that were begun before there were any have their tables
+//! read instead.
 
 use std::{
     hash::{BuildHasher, Hasher},
@@ -21,7 +23,8 @@ use parking_lot::Mutex;
 use crate::{
     StoreError,
     folding::Folding,
-    kv::{Batch, Table, View},
+    kv::{self, Batch, Kv, Reader, Table, View},
+    rows::{self, MetRow},
 };
 
 /// Keys, of which some absent ones may be taken for present.
@@ -29,7 +32,8 @@ use crate::{
 /// Whoever reads after a write sees what was added before it: the tables' own locks see to that.
 #[derive(Default)]
 pub(crate) struct Met {
-    folding: Folding,
+    /// Set by the first who reads or writes.
+    folding: OnceLock<Folding>,
     parts: [OnceLock<Box<[Block]>>; PARTS_MAX],
     /// How many of [`READ`] are known completely.
     known: AtomicUsize,
@@ -39,7 +43,9 @@ pub(crate) struct Met {
 
 #[derive(Default)]
 struct Filling {
-    /// From where on the first table not known is to be read.
+    /// The number of the next row of hashes; nothing: the store has none.
+    next: Option<u64>,
+    /// From where on the hashes, or the first table not known, are to be read.
     from: Vec<u8>,
     /// The part that takes keys, and how many more it has place for.
     part: usize,
@@ -56,10 +62,15 @@ const READ: [Table; 4] = [Table::Seen, Table::Persons, Table::Members, Table::Ed
 const BLOCK_WORDS: usize = 8;
 /// Keys of one block: 16 bits each, so that less than one in 100 absent ones is taken for present.
 const BLOCK_KEYS: usize = 32;
-/// Keys of the first part; each one more has place for four times as many.
+/// Keys of the first part; each one more has place for four times as many, up to the largest.
 const FIRST_KEYS: usize = if cfg!(test) { 1 << 7 } else { 1 << 17 };
-/// 85 MiB for 44 million keys. Beyond, the last part takes more and more absent ones for present.
-const PARTS_MAX: usize = 5;
+const LARGEST_KEYS: usize = FIRST_KEYS << 8;
+/// 277 MiB for 145 million keys. Beyond, the last part takes more and more absent ones for present.
+const PARTS_MAX: usize = 8;
+const HASH_BYTES: usize = 8;
+/// Hashes read with a batch of few events, and with each event of a larger one.
+const READ_HASHES_MIN: usize = if cfg!(test) { 100 } else { 1 << 18 };
+const READ_HASHES_EACH: usize = 1 << 10;
 /// Stored rows read with a batch of few events, and their bytes.
 const READ_ROWS_MIN: usize = if cfg!(test) { 100 } else { 20_000 };
 const READ_BYTES_MIN: usize = 4 << 20;
@@ -73,32 +84,70 @@ impl Met {
     /// Whether there may be such a key.
     pub(crate) fn may_have(&self, table: Table, key: &[u8]) -> bool {
         let known = self.known.load(Acquire);
-        !READ[..known].contains(&table) || self.has(self.hash(table, key))
+        let Some(folding) = self.folding.get() else { return true };
+        !READ[..known].contains(&table) || self.has(hash(folding, table, key))
     }
 
-    /// Adds what is about to be written.
-    pub(crate) fn add(&self, batch: &Batch) {
-        let mut filling = self.filling.lock();
+    /// Adds what is about to be written, and its hashes to that.
+    pub(crate) fn add(&self, kv: &impl Kv, batch: &mut Batch) -> Result<(), StoreError> {
+        let filling = &mut *self.filling.lock();
+        let folding = self.begun(kv, filling)?;
+        let mut hashes = Vec::new();
         for (table, key, value) in &batch.writes {
             if value.is_some() && READ.contains(table) {
-                self.add_key(&mut filling, *table, key);
+                let hash = hash(folding, *table, key);
+                self.add_hash(filling, hash);
+                // Also what seems to be there: another process may take it for what it is, new.
+                hashes.extend_from_slice(&hash.to_le_bytes());
             }
         }
+        if let Some(next) = filling.next.as_mut().filter(|_| !hashes.is_empty()) {
+            batch.put_encoded(Table::Met, next.to_be_bytes().to_vec(), hashes);
+            *next += 1;
+        }
+        Ok(())
+    }
+
+    /// Goes on in a store that was emptied: from this batch on it has the hashes of all its keys.
+    pub(crate) fn begin_again(&self, batch: &mut Batch) {
+        let mut filling = self.filling.lock();
+        let [first, second] = self.folding.get_or_init(Folding::default).keys();
+        batch.put(Table::Meta, rows::met_key(), &MetRow { first, second });
+        // Before it is written: hashes without that row are never read, and such a row without hashes must never be.
+        filling.next.get_or_insert(0);
+        self.known.store(READ.len(), Release);
     }
 
     /// Reads on in what was stored before, with a batch of so many events.
-    pub(crate) fn read_on(&self, view: &impl View, events: usize) -> Result<(), StoreError> {
+    pub(crate) fn read_on(&self, kv: &impl Kv, events: usize) -> Result<(), StoreError> {
         let known = self.known.load(Relaxed);
         let Some(&table) = READ.get(known) else { return Ok(()) };
         let filling = &mut *self.filling.lock();
+        let folding = self.begun(kv, filling)?;
+        let all = std::mem::take(&mut filling.from)..vec![u8::MAX; 64];
+        let view = kv.view();
+        if filling.next.is_some() {
+            let (most, mut read) = (READ_HASHES_MIN.max(READ_HASHES_EACH * events), 0);
+            for pair in view.range(Table::Met, all) {
+                let (key, value) = pair?;
+                let (hashes, _) = kv::opened(Table::Met, &key, &value)?.as_chunks::<HASH_BYTES>();
+                hashes.iter().for_each(|hash| self.add_hash(filling, u64::from_le_bytes(*hash)));
+                read += hashes.len();
+                if read >= most {
+                    filling.from = [&key[..], &[0]].concat();
+                    return Ok(());
+                }
+            }
+            self.known.store(READ.len(), Release);
+            return Ok(());
+        }
         let rows_max = READ_ROWS_MIN.max(READ_ROWS_EACH * events);
         let bytes_max = READ_BYTES_MIN.max(READ_BYTES_EACH * events);
         let (mut rows, mut bytes) = (0, 0);
-        let all = std::mem::take(&mut filling.from)..vec![u8::MAX; 64];
         for pair in view.range(table, all) {
             // Whoever asks for a value that is damaged is told; here its key is enough.
             let (key, value) = pair?;
-            self.add_key(filling, table, &key);
+            self.add_hash(filling, hash(folding, table, &key));
             (rows, bytes) = (rows + 1, bytes + value.len());
             if rows == rows_max || bytes >= bytes_max {
                 filling.from = [&key[..], &[0]].concat();
@@ -109,8 +158,23 @@ impl Met {
         Ok(())
     }
 
-    fn add_key(&self, filling: &mut Filling, table: Table, key: &[u8]) {
-        let hash = self.hash(table, key);
+    /// How keys are hashed; the first time it is read how they were before, and whether all hashes are there.
+    fn begun(&self, kv: &impl Kv, filling: &mut Filling) -> Result<&Folding, StoreError> {
+        if let Some(folding) = self.folding.get() {
+            return Ok(folding);
+        }
+        let reader = Reader::new(kv.view());
+        let stored: Option<MetRow> = reader.get(Table::Meta, &rows::met_key())?;
+        if stored.is_some() {
+            let last = reader.range(Table::Met, Vec::new()..vec![u8::MAX; 64]).next_back().transpose()?;
+            let last = last.and_then(|(key, _)| key.first_chunk().map(|number| u64::from_be_bytes(*number)));
+            filling.next = Some(last.map_or(0, |last| last + 1));
+        }
+        let folding = stored.map_or_else(Folding::default, |row| Folding::from([row.first, row.second]));
+        Ok(self.folding.get_or_init(|| folding))
+    }
+
+    fn add_hash(&self, filling: &mut Filling, hash: u64) {
         if self.has(hash) {
             return;
         }
@@ -118,7 +182,7 @@ impl Met {
             filling.part += 1;
         }
         let blocks = self.parts[filling.part].get_or_init(|| {
-            filling.room = FIRST_KEYS << (2 * filling.part);
+            filling.room = part_keys(filling.part);
             (0..filling.room / BLOCK_KEYS).map(|_| Block::default()).collect()
         });
         let (block, bits) = place(blocks, hash);
@@ -134,13 +198,18 @@ impl Met {
             block.0.iter().zip(bits).all(|(word, bit)| word.load(Relaxed) & bit != 0)
         })
     }
+}
 
-    fn hash(&self, table: Table, key: &[u8]) -> u64 {
-        let mut hasher = self.folding.build_hasher();
-        hasher.write(&[table as u8]);
-        hasher.write(key);
-        hasher.finish()
-    }
+fn hash(folding: &Folding, table: Table, key: &[u8]) -> u64 {
+    let mut hasher = folding.build_hasher();
+    hasher.write(&[table as u8]);
+    hasher.write(key);
+    hasher.finish()
+}
+
+/// How many keys a part has place for.
+fn part_keys(part: usize) -> usize {
+    LARGEST_KEYS.min(FIRST_KEYS << (2 * part))
 }
 
 /// A block, and one bit of each of its words.
@@ -156,10 +225,12 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::{kv::Kv, memory::Memory, rows::EmptyRow};
+    use crate::{memory::Memory, rows::EmptyRow};
 
     /// As many as all parts have place for.
-    const KEYS_MAX: usize = FIRST_KEYS * ((1 << (2 * PARTS_MAX)) - 1) / 3;
+    fn keys_max() -> usize {
+        (0..PARTS_MAX).map(part_keys).sum()
+    }
 
     fn key(number: usize) -> Vec<u8> {
         blake3::hash(&number.to_le_bytes()).as_bytes()[..16].to_vec()
@@ -171,11 +242,17 @@ mod tests {
         batch
     }
 
+    /// Writes as the store does.
+    fn write(met: &Met, kv: &Memory, mut batch: Batch) {
+        met.add(kv, &mut batch).unwrap();
+        kv.write(batch).unwrap();
+    }
+
     /// A filter of tables with nothing in them.
-    fn of_nothing() -> Met {
-        let met = Met::default();
-        READ.iter().for_each(|_| met.read_on(&Memory::default().view(), 0).unwrap());
-        met
+    fn of_nothing() -> (Memory, Met) {
+        let (kv, met) = (Memory::default(), Met::default());
+        READ.iter().for_each(|_| met.read_on(&kv, 0).unwrap());
+        (kv, met)
     }
 
     fn bytes(met: &Met) -> usize {
@@ -184,30 +261,37 @@ mod tests {
 
     #[test]
     fn what_was_added_is_never_excluded_and_nearly_all_else_is() {
-        let met = of_nothing();
-        for from in (0..KEYS_MAX).step_by(1_000) {
-            met.add(&rows(Table::Seen, from..(from + 1_000).min(KEYS_MAX)));
+        let ((kv, met), keys_max) = (of_nothing(), keys_max());
+        for from in (0..keys_max).step_by(1_000) {
+            met.add(&kv, &mut rows(Table::Seen, from..(from + 1_000).min(keys_max))).unwrap();
             assert!((0..from).step_by(7).all(|number| met.may_have(Table::Seen, &key(number))), "{from}");
         }
-        let wrong = |table| {
-            (KEYS_MAX..2 * KEYS_MAX).filter(|number| met.may_have(table, &key(*number))).count() * 100
-                / KEYS_MAX
+        let taken = |table, numbers: std::ops::Range<usize>| {
+            numbers.filter(|number| met.may_have(table, &key(*number))).count()
         };
-        assert_eq!((wrong(Table::Seen), wrong(Table::Persons)), (0, 0), "% of absent keys");
-        let other = (0..KEYS_MAX).filter(|number| met.may_have(Table::Members, &key(*number))).count();
-        assert!(other * 100 < KEYS_MAX, "{other} keys are taken for those of another table");
+        for (table, numbers) in [
+            (Table::Seen, keys_max..2 * keys_max),
+            (Table::Persons, keys_max..2 * keys_max),
+            // Keys of another table.
+            (Table::Members, 0..keys_max),
+        ] {
+            let wrong = taken(table, numbers);
+            assert!(wrong * 50 < keys_max, "{wrong} of {keys_max} keys of {table:?}");
+        }
         assert!(met.may_have(Table::Touches, &key(0)), "of tables that are read in order nothing is known");
     }
 
     #[test]
     fn with_more_than_it_has_place_for_it_excludes_less_and_does_not_grow() {
-        let met = of_nothing();
-        met.add(&rows(Table::Seen, 0..KEYS_MAX));
+        let ((kv, met), keys_max) = (of_nothing(), keys_max());
+        met.add(&kv, &mut rows(Table::Seen, 0..keys_max)).unwrap();
+        // What is taken for present needs no place.
+        met.add(&kv, &mut rows(Table::Seen, keys_max..keys_max + keys_max / 10)).unwrap();
         let full = bytes(&met);
-        assert_eq!(full, KEYS_MAX * 2);
-        met.add(&rows(Table::Seen, KEYS_MAX..2 * KEYS_MAX));
+        assert_eq!(full, keys_max * 2);
+        met.add(&kv, &mut rows(Table::Seen, keys_max..2 * keys_max)).unwrap();
         assert_eq!(bytes(&met), full);
-        assert!((0..2 * KEYS_MAX).all(|number| met.may_have(Table::Seen, &key(number))));
+        assert!((0..2 * keys_max).all(|number| met.may_have(Table::Seen, &key(number))));
     }
 
     #[test]
@@ -217,7 +301,7 @@ mod tests {
             tables.write(rows(Table::Seen, 0..stored)).unwrap();
             for _ in 0..=stored / READ_ROWS_MIN {
                 assert!((1_000..1_100).all(|number| met.may_have(Table::Seen, &key(number))));
-                met.read_on(&tables.view(), 0).unwrap();
+                met.read_on(&tables, 0).unwrap();
             }
             assert!((0..stored).all(|number| met.may_have(Table::Seen, &key(number))));
             let wrong = (1_000..2_000).filter(|number| met.may_have(Table::Seen, &key(*number))).count();
@@ -233,9 +317,54 @@ mod tests {
         for (stored, known) in [(most - 1, true), (most, false)] {
             let (tables, met) = (Memory::default(), Met::default());
             tables.write(rows(Table::Seen, 0..stored)).unwrap();
-            met.read_on(&tables.view(), events).unwrap();
+            met.read_on(&tables, events).unwrap();
             let excluded = (stored..stored + 1_000).any(|number| !met.may_have(Table::Seen, &key(number)));
             assert_eq!(excluded, known, "{stored}");
+        }
+    }
+
+    #[test]
+    fn after_every_start_all_that_was_ever_written_is_known_by_its_hashes() {
+        let (kv, first) = (Memory::default(), Met::default());
+        let mut batch = Batch::default();
+        first.begin_again(&mut batch);
+        write(&first, &kv, batch);
+        let (keys, each) = (keys_max(), READ_HASHES_MIN / 2);
+        let mut met = first;
+        for (start, from) in (0..keys).step_by(each).enumerate() {
+            // One process after another, each of which writes before it has read everything.
+            if start % 7 == 0 {
+                met = Met::default();
+            }
+            write(&met, &kv, rows(Table::Seen, from..(from + each).min(keys)));
+            met.read_on(&kv, 0).unwrap();
+        }
+        let met = Met::default();
+        for _ in 0..=keys / READ_HASHES_MIN {
+            assert!((keys..keys + 100).all(|number| met.may_have(Table::Seen, &key(number))), "not read yet");
+            met.read_on(&kv, 0).unwrap();
+        }
+        let missing = (0..keys).filter(|number| !met.may_have(Table::Seen, &key(*number))).count();
+        assert_eq!(missing, 0, "of {keys} keys that are there");
+        let wrong = (keys..2 * keys).filter(|number| met.may_have(Table::Seen, &key(*number))).count();
+        assert!(wrong * 50 < keys, "{wrong} of {keys} absent keys");
+    }
+
+    #[test]
+    fn with_many_events_more_hashes_are_read() {
+        let (kv, first) = (Memory::default(), Met::default());
+        let mut batch = Batch::default();
+        first.begin_again(&mut batch);
+        write(&first, &kv, batch);
+        let most = READ_HASHES_EACH;
+        for from in (0..most).step_by(64) {
+            write(&first, &kv, rows(Table::Seen, from..from + 64));
+        }
+        for (events, known) in [(1, false), (2, true)] {
+            let met = Met::default();
+            met.read_on(&kv, events).unwrap();
+            let excluded = (most..most + 1_000).any(|number| !met.may_have(Table::Seen, &key(number)));
+            assert_eq!(excluded, known, "{events}");
         }
     }
 }

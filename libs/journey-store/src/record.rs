@@ -9,6 +9,7 @@ use proto::events::EventType;
 use crate::{
     Incoming, Outcome, Position, Recorded, StoreError,
     affected::{self, Scans},
+    continuation::Continuations,
     folding::Folding,
     kv::{Batch, Kv, Reader, Table, View},
     persons::{self, Link, Named, Persons},
@@ -22,6 +23,7 @@ const ROWS_OF_EVENT: usize = 4;
 /// One call of `record`, before it is written.
 struct Recording<'a, V> {
     partition: u32,
+    continuations: &'a Continuations,
     reader: &'a Reader<V>,
     persons: Persons<'a, V>,
     batch: Batch,
@@ -58,9 +60,11 @@ impl<K: Kv> Store<K> {
     pub(crate) fn record_now(&self, partition: u32, events: &[Incoming]) -> Result<Recorded, StoreError> {
         let mut cache = self.writer.lock();
         self.learn(events.len())?;
+        let continuations = self.continuations_now()?;
         let reader = self.reader();
         let mut recording = Recording {
             partition,
+            continuations: &continuations,
             reader: &reader,
             persons: Persons::new(&reader, &mut cache),
             batch: Batch::with_capacity(events.len() * ROWS_OF_EVENT),
@@ -96,13 +100,22 @@ impl<V: View> Recording<'_, V> {
     fn event(&mut self, known: Known<'_>) -> Result<Outcome, StoreError> {
         let position = known.incoming.position;
         let outcome = match self.first_position(known.hash) {
+            Some(first) if first != position && self.continuations.lost(first) => {
+                self.again(&known, first)?;
+                self.replayed(&known, first)?;
+                Outcome::Replayed
+            }
             Some(first) if first != position => {
+                if self.continuations.between(first, position) {
+                    self.replayed(&known, first)?;
+                    self.wish(&known);
+                }
                 self.effect(position.offset, EffectKey::Repeat(position.index), &EmptyRow {});
                 return Ok(Outcome::Repeat);
             }
             // All that a first meeting writes is written at once, so none of it is missing.
-            Some(_) => {
-                self.replayed(&known)?;
+            Some(first) => {
+                self.replayed(&known, first)?;
                 Outcome::Replayed
             }
             None => {
@@ -175,24 +188,49 @@ impl<V: View> Recording<'_, V> {
         Ok(())
     }
 
+    /// Takes the place of a first meeting that was lost with its log. All else that it wrote is there.
+    fn again(&mut self, known: &Known<'_>, stored_at: Position) -> Result<(), StoreError> {
+        let Known { incoming, hash, identities, time_millis } = known;
+        let stored: Option<SeenRow> = self.reader.get(Table::Seen, &hash.0)?;
+        let seen = SeenRow { position: incoming.position.into(), ..stored.unwrap_or_default() };
+        self.batch.put(Table::Seen, hash.0.to_vec(), &seen);
+        let told = self.identity_effects(stored_at)?;
+        for (identity, row) in told {
+            self.effect(incoming.position.offset, EffectKey::Identity(identity), &row);
+        }
+        self.seen.insert(*hash, incoming.position);
+        if incoming.event.event_type() == EventType::Conversion {
+            let key = rows::timeline_key(identities[0].hash, *time_millis, &incoming.event.event_id);
+            self.batch.put(Table::Conversions, key, &conversion_row(incoming));
+        }
+        Ok(())
+    }
+
     /// What the event joined when it was first met is no longer visible in the sets, so everything of the person is named
     /// again, and everything of the identities that this record turned shared.
-    fn replayed(&mut self, known: &Known<'_>) -> Result<(), StoreError> {
+    fn replayed(&mut self, known: &Known<'_>, first: Position) -> Result<(), StoreError> {
         if known.identities.len() < 2 {
             return Ok(());
         }
         self.wishes.linked.extend(known.identities.iter().map(|identity| identity.hash));
-        let offset = known.incoming.position.offset;
-        let first = rows::effect_key(self.partition, offset, EffectKey::Identity(IdentityHash([0; 16])));
-        let end = rows::effect_key(self.partition, offset, EffectKey::Edition(0, EventHash([0; 16])));
-        for pair in self.reader.range(Table::Effects, first..end) {
+        let shared = self.identity_effects(first)?.into_iter().filter(|(_, row)| row.shared);
+        self.wishes.left.extend(shared.map(|(identity, _)| identity));
+        Ok(())
+    }
+
+    /// What the record there told of identities.
+    fn identity_effects(&self, at: Position) -> Result<Vec<(IdentityHash, IdentityEffectRow)>, StoreError> {
+        let Position { partition, offset, .. } = at;
+        let from = rows::effect_key(partition, offset, EffectKey::Identity(IdentityHash([0; 16])));
+        let end = rows::effect_key(partition, offset, EffectKey::Edition(0, EventHash([0; 16])));
+        let mut told = Vec::new();
+        for pair in self.reader.range(Table::Effects, from..end) {
             let (key, payload) = pair?;
-            let row: IdentityEffectRow = payload.decode(Table::Effects)?;
-            if let (true, (_, EffectKey::Identity(identity))) = (row.shared, rows::effect_parts(&key)?) {
-                self.wishes.left.insert(identity);
+            if let (_, EffectKey::Identity(identity)) = rows::effect_parts(&key)? {
+                told.push((identity, payload.decode(Table::Effects)?));
             }
         }
-        Ok(())
+        Ok(told)
     }
 
     fn wish(&mut self, known: &Known<'_>) {

@@ -11,6 +11,7 @@ use proto::events::Event;
 
 use crate::{
     Generation, Plan, Position, StoreError, StoredConversion,
+    continuation::Continuations,
     kv::{Table, damaged},
 };
 
@@ -141,6 +142,29 @@ pub(crate) struct GenerationRow {
     pub(crate) log: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
     pub(crate) id: Vec<u8>,
+    #[prost(message, repeated, tag = "3")]
+    pub(crate) continuations: Vec<ContinuationRow>,
+}
+
+/// The keys of the hash of keys, where [`Table::Met`] has all that were written.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct MetRow {
+    #[prost(fixed64, tag = "1")]
+    pub(crate) first: u64,
+    #[prost(fixed64, tag = "2")]
+    pub(crate) second: u64,
+}
+
+/// A log that was lost, and where positions go on.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ContinuationRow {
+    #[prost(uint64, tag = "1")]
+    pub(crate) first: u64,
+    /// By partition, as the next.
+    #[prost(uint64, repeated, tag = "2")]
+    pub(crate) reported: Vec<u64>,
+    #[prost(uint64, repeated, tag = "3")]
+    pub(crate) consumed: Vec<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -157,6 +181,8 @@ pub(crate) struct PlanRow {
     from: u64,
     #[prost(uint64, tag = "3")]
     to: u64,
+    #[prost(fixed64, tag = "4")]
+    stamp: u64,
 }
 
 /// What an effect's key names besides its record.
@@ -300,6 +326,11 @@ pub(crate) fn generation_key() -> Vec<u8> {
     vec![1]
 }
 
+/// The key of what keys are hashed with.
+pub(crate) fn met_key() -> Vec<u8> {
+    vec![4]
+}
+
 /// The key of a partition's consumed offset.
 pub(crate) fn consumed_key(partition: u32) -> Vec<u8> {
     [&[2][..], &partition.to_be_bytes()].concat()
@@ -372,9 +403,18 @@ impl ConversionRow {
     }
 }
 
-impl From<Generation> for GenerationRow {
-    fn from(generation: Generation) -> Self {
-        Self { log: generation.log.to_be_bytes().to_vec(), id: generation.id.to_be_bytes().to_vec() }
+impl GenerationRow {
+    pub(crate) fn new(generation: Generation, continuations: &Continuations) -> Self {
+        Self {
+            log: generation.log.to_be_bytes().to_vec(),
+            id: generation.id.to_be_bytes().to_vec(),
+            continuations: continuations.0.iter().map(ContinuationRow::from).collect(),
+        }
+    }
+
+    /// What stands in it, which is then gone from it.
+    pub(crate) fn take_continuations(&mut self) -> Continuations {
+        Continuations(std::mem::take(&mut self.continuations).into_iter().map(Into::into).collect())
     }
 }
 
@@ -390,13 +430,13 @@ impl TryFrom<GenerationRow> for Generation {
 
 impl From<Plan> for PlanRow {
     fn from(plan: Plan) -> Self {
-        Self { batch: plan.batch, from: plan.from, to: plan.to }
+        Self { batch: plan.batch, from: plan.from, to: plan.to, stamp: plan.stamp }
     }
 }
 
 impl From<PlanRow> for Plan {
     fn from(row: PlanRow) -> Self {
-        Self { batch: row.batch, from: row.from, to: row.to }
+        Self { batch: row.batch, from: row.from, to: row.to, stamp: row.stamp }
     }
 }
 

@@ -8,11 +8,13 @@ use parking_lot::Mutex;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::{
-    DecidedConversion, Effects, Generation, Incoming, JourneyQuery, JourneyStore, NewEdition, Outbox, Page,
-    Plan, Recorded, StoreError, StoredJourney,
+    Continuation, DecidedConversion, Effects, Generation, Incoming, JourneyQuery, JourneyStore, NewEdition,
+    Outbox, Page, Plan, Recorded, StoreError, StoredJourney,
+    continuation::Continuations,
     kv::{Batch, Kv, Reader, Table},
     met::Met,
     persons::StateCache,
+    rows::SeenRow,
 };
 
 /// Everything of this crate, over tables.
@@ -20,14 +22,16 @@ pub(crate) struct Store<K> {
     pub(crate) kv: K,
     /// Held by whoever writes; what is in it is as it is stored.
     pub(crate) writer: Mutex<StateCache>,
-    met: Arc<Met>,
+    /// As they are stored, once they were read.
+    pub(crate) continuations: Mutex<Option<Arc<Continuations>>>,
+    pub(crate) met: Arc<Met>,
 }
 
 // === impl Store ===
 
 impl<K: Kv> Store<K> {
     pub(crate) fn new(kv: K) -> Self {
-        Self { kv, writer: Mutex::default(), met: Arc::default() }
+        Self { kv, writer: Mutex::default(), continuations: Mutex::default(), met: Arc::default() }
     }
 
     /// Reads what every write before it left.
@@ -37,13 +41,13 @@ impl<K: Kv> Store<K> {
 
     /// Learns a piece of what was stored before this process began, the larger the more events it has at once.
     pub(crate) fn learn(&self, events: usize) -> Result<(), StoreError> {
-        self.met.read_on(&self.kv.view(), events)
+        self.met.read_on(&self.kv, events)
     }
 
     /// Applies all of a batch or nothing.
-    pub(crate) fn write(&self, batch: Batch) -> Result<(), StoreError> {
+    pub(crate) fn write(&self, mut batch: Batch) -> Result<(), StoreError> {
         // Before: what is there must never be taken for absent.
-        self.met.add(&batch);
+        self.met.add(&self.kv, &mut batch)?;
         self.kv.write(batch)
     }
 }
@@ -51,6 +55,7 @@ impl<K: Kv> Store<K> {
 #[async_trait]
 impl<K: Kv> JourneyStore for Store<K> {
     async fn seen(&self, tenant: &str, event_ids: &[&str]) -> Result<Vec<bool>, StoreError> {
+        let continuations = self.continuations_now()?;
         let reader = self.reader();
         // In the order of the table: in random order every look-up misses the processor's cache.
         let mut hashes: Vec<(EventHash, usize)> =
@@ -58,7 +63,12 @@ impl<K: Kv> JourneyStore for Store<K> {
         hashes.sort_unstable();
         let mut seen = vec![false; event_ids.len()];
         for (hash, index) in hashes {
-            seen[index] = reader.contains(Table::Seen, &hash.0)?;
+            seen[index] = match continuations.0.is_empty() {
+                true => reader.contains(Table::Seen, &hash.0)?,
+                false => reader
+                    .get::<SeenRow>(Table::Seen, &hash.0)?
+                    .is_some_and(|row| !continuations.lost(row.position.into())),
+            };
         }
         Ok(seen)
     }
@@ -111,6 +121,14 @@ impl<K: Kv> Outbox for Store<K> {
 
     async fn reset(&self, generation: Generation) -> Result<(), StoreError> {
         blocking(|| self.reset_now(generation))
+    }
+
+    async fn continuations(&self) -> Result<Vec<Continuation>, StoreError> {
+        Ok(self.continuations_now()?.0.clone())
+    }
+
+    async fn continue_in(&self, log: u128, continuation: Continuation) -> Result<(), StoreError> {
+        blocking(|| self.continue_in_now(log, continuation))
     }
 
     async fn consumed_to(&self, partition: u32) -> Result<u64, StoreError> {

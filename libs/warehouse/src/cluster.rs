@@ -120,6 +120,7 @@ impl Warehouse {
         &self,
         table: &str,
         Progress { partition, batch, .. }: Progress,
+        stamp: u64,
         (month, place): (u32, usize),
     ) -> Result<Option<String>, Error> {
         let Some(cluster) = &self.cluster else { return Ok(None) };
@@ -127,7 +128,7 @@ impl Warehouse {
         let Some(generation) = generation else {
             return Err(Error::Rejected("its facts have no generation yet".into()));
         };
-        Ok(Some(format!("{generation:032x}/{table}/{partition}/{batch}/{month}/{place}")))
+        Ok(Some(format!("{generation:032x}/{table}/{partition}/{batch}/{month}/{place}/{stamp:016x}")))
     }
 
     pub(crate) fn remember(&self, generation: Option<u128>) {

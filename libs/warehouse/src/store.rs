@@ -5,7 +5,11 @@ use std::sync::Arc;
 use clickhouse::{Client, Compression, Row};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Progress, cluster::Cluster, url::Place};
+use crate::{
+    Error, Progress,
+    cluster::{Cluster, Home},
+    url::Place,
+};
 
 /// Where the warehouse is.
 #[derive(Debug, Clone)]
@@ -120,28 +124,24 @@ impl Warehouse {
         Ok(())
     }
 
-    /// Takes back what a partition of the log wrote after a batch, which is then its last one again.
-    ///
-    /// # Errors
-    /// [`Error::Rejected`] on a cluster: the batches that follow have numbers that were there before, so their INSERTs would
-    /// be left out as repeats.
-    pub async fn cut(&self, last: Progress) -> Result<(), Error> {
-        if self.cluster.is_some() {
-            return Err(Error::Rejected(format!(
-                "partition {} has more than batch {}, and a cluster's rows are not taken back: empty and refill it",
-                last.partition, last.batch
-            )));
-        }
+    /// Takes back what a partition of the log wrote after a batch, which is then its last one again. The stamp is one that
+    /// no batch had.
+    pub async fn cut(&self, last: Progress, stamp: u64) -> Result<(), Error> {
+        let home = self.home(last.partition).await?;
+        home.heard(self.cut_at(&home, last, stamp).await)
+    }
+
+    async fn cut_at(&self, home: &Home, last: Progress, stamp: u64) -> Result<(), Error> {
         // Progress goes last: as long as it says that there is more, this is tried again.
         for table in ["touches", "conversions", "identities", "progress"] {
             let sql = format!(
-                "ALTER TABLE {table} DELETE WHERE part = ? AND batch > ? SETTINGS mutations_sync = 2"
+                "ALTER TABLE {} DELETE WHERE part = ? AND batch > ? SETTINGS mutations_sync = 2",
+                home.table(table)
             );
-            self.client.query(&sql).bind(last.partition).bind(last.batch).execute().await?;
+            home.client.query(&sql).bind(last.partition).bind(last.batch).execute().await?;
         }
         // The engine keeps the newest row of a partition alone, so the one of this batch may be gone.
-        let home = self.home(last.partition).await?;
-        self.write_progress(&home, last).await
+        self.write_progress(home, last, stamp).await
     }
 
     /// The last finished batch of every partition that has one, by partition.

@@ -124,22 +124,29 @@ struct Chunk<'a, T> {
 
 impl Warehouse {
     /// Inserts the facts of a batch that was never tried before, one INSERT for each table and month, and then its
-    /// progress. After any failure the batch must be resumed.
-    pub async fn write_batch(&self, progress: Progress, facts: &Facts) -> Result<(), Error> {
+    /// progress. After any failure the batch must be resumed, with the same stamp: that tells it from one of the same number
+    /// that was taken back.
+    pub async fn write_batch(&self, progress: Progress, stamp: u64, facts: &Facts) -> Result<(), Error> {
         let home = self.home(progress.partition).await?;
         let none = Counts::new();
-        home.heard(self.insert_missing(&home, progress, facts, [&none, &none, &none]).await)
+        home.heard(self.insert_missing(&home, progress, stamp, facts, [&none, &none, &none]).await)
     }
 
     /// Inserts what is missing of a batch that may have been tried before, and its progress if that is missing.
     ///
     /// Errors: [`Error::Rejected`] when there are more rows than facts.
-    pub async fn resume_batch(&self, progress: Progress, facts: &Facts) -> Result<(), Error> {
+    pub async fn resume_batch(&self, progress: Progress, stamp: u64, facts: &Facts) -> Result<(), Error> {
         let home = self.home(progress.partition).await?;
-        home.heard(self.resume_at(&home, progress, facts).await)
+        home.heard(self.resume_at(&home, progress, stamp, facts).await)
     }
 
-    async fn resume_at(&self, home: &Home, progress: Progress, facts: &Facts) -> Result<(), Error> {
+    async fn resume_at(
+        &self,
+        home: &Home,
+        progress: Progress,
+        stamp: u64,
+        facts: &Facts,
+    ) -> Result<(), Error> {
         for table in ["progress", "touches", "conversions", "identities"] {
             home.settle(table).await?;
         }
@@ -153,13 +160,14 @@ impl Warehouse {
         let conversions = months_of(facts.conversions.iter().map(|f| f.time_millis));
         let conversions = months(home, progress, "conversions", conversions).await?;
         let identities = identities(home, progress).await?;
-        self.insert_missing(home, progress, facts, [&touches, &conversions, &identities]).await
+        self.insert_missing(home, progress, stamp, facts, [&touches, &conversions, &identities]).await
     }
 
     async fn insert_missing(
         &self,
         home: &Home,
         progress: Progress,
+        stamp: u64,
         facts: &Facts,
         [touches, conversions, identities]: [&Counts; 3],
     ) -> Result<(), Error> {
@@ -167,14 +175,14 @@ impl Warehouse {
         for chunk in chunks(&facts.identities, identities, |_| None, |_| 0)? {
             let at = chunk.at();
             let rows: Vec<_> = chunk.facts.into_iter().map(|fact| identity_row(fact, part, batch)).collect();
-            let insert = self.insert::<IdentityRow<'static>>(home, "identities", progress, at).await?;
+            let insert = self.insert::<IdentityRow<'static>>(home, "identities", progress, stamp, at).await?;
             send(insert, rows).await?;
             fail_point!("warehouse::after_identities");
         }
         for chunk in chunks(&facts.touches, touches, |f| Some(f.time_millis), |_| 0)? {
             let at = chunk.at();
             let rows: Vec<_> = chunk.facts.into_iter().map(|fact| touch_row(fact, part, batch)).collect();
-            let insert = self.insert::<TouchRow<'static>>(home, "touches", progress, at).await?;
+            let insert = self.insert::<TouchRow<'static>>(home, "touches", progress, stamp, at).await?;
             send(insert, rows).await?;
             fail_point!("warehouse::after_touches");
         }
@@ -183,20 +191,26 @@ impl Warehouse {
             let at = chunk.at();
             let rows: Vec<_> =
                 chunk.facts.into_iter().map(|fact| conversion_row(fact, part, batch)).collect();
-            let insert = self.insert::<ConversionRow<'static>>(home, "conversions", progress, at).await?;
+            let insert =
+                self.insert::<ConversionRow<'static>>(home, "conversions", progress, stamp, at).await?;
             send(insert, rows).await?;
             fail_point!("warehouse::after_conversions");
         }
         fail_point!("warehouse::before_progress");
-        self.write_progress(home, progress).await?;
+        self.write_progress(home, progress, stamp).await?;
         fail_point!("warehouse::after_progress");
         Ok(())
     }
 
-    pub(crate) async fn write_progress(&self, home: &Home, progress: Progress) -> Result<(), Error> {
+    pub(crate) async fn write_progress(
+        &self,
+        home: &Home,
+        progress: Progress,
+        stamp: u64,
+    ) -> Result<(), Error> {
         let Progress { partition: part, batch, to: to_offset, time_micros: time } = progress;
         let done = ProgressRow { part, batch, to_offset, time };
-        send(self.insert::<ProgressRow>(home, "progress", progress, (0, 0)).await?, [done]).await
+        send(self.insert::<ProgressRow>(home, "progress", progress, stamp, (0, 0)).await?, [done]).await
     }
 
     async fn insert<T: Row>(
@@ -204,6 +218,7 @@ impl Warehouse {
         home: &Home,
         table: &str,
         progress: Progress,
+        stamp: u64,
         at: (u32, usize),
     ) -> Result<Insert<T>, Error> {
         let insert = home.insert::<T>(table).await?;
@@ -211,7 +226,7 @@ impl Warehouse {
             .with_setting("async_insert", "0")
             .with_setting("max_insert_threads", "1")
             .with_setting("input_format_parallel_parsing", "0");
-        Ok(match self.token(table, progress, at)? {
+        Ok(match self.token(table, progress, stamp, at)? {
             Some(token) => insert.with_setting("insert_deduplication_token", token),
             None => insert,
         })

@@ -55,6 +55,20 @@ pub enum Error {
         /// The batch that was planned last.
         planned: u64,
     },
+    /// The stores are those of another log.
+    #[error(
+        "journey store and warehouse belong to the event log {other}, and this one is {log}: if that one is lost, set \
+         ATTRIBUTION_CONTINUES={other} to go on with them in this one; or empty both"
+    )]
+    OtherLog {
+        /// The id of this log.
+        log: String,
+        /// That of the other one.
+        other: String,
+    },
+    /// The stores cannot be gone on with in another log.
+    #[error("the stores cannot be gone on with in this event log: {0}")]
+    NotContinued(String),
     /// The process is shutting down.
     #[error("shutting down")]
     Stopped,

@@ -138,21 +138,21 @@ impl FactWriter {
             // Another process may have planned and written meanwhile; nothing is written that was not planned before.
             plan = self.outbox.plan(self.partition).await?;
         }
-        let plan = plan.unwrap_or(Plan { batch: 0, from: 0, to: 0 });
+        let plan = plan.unwrap_or(Plan { batch: 0, from: 0, to: 0, stamp: 0 });
         if written != plan.batch {
             let collected = self.collect(plan.from, plan.to, Bound::None).await?;
             let id = self.id(plan, &collected);
             if written < plan.batch {
                 // A process that was killed while it stored the plan leaves one that is there and not durable yet.
                 self.put_plan(plan).await?;
-                self.warehouse.resume_batch(id, &collected.facts).await?;
+                self.warehouse.resume_batch(id, plan.stamp, &collected.facts).await?;
                 tracing::info!(
                     partition = self.partition,
                     batch = plan.batch,
                     "a planned batch was finished"
                 );
             } else {
-                self.warehouse.cut(id).await?;
+                self.warehouse.cut(id, random_stamp()).await?;
                 tracing::warn!(
                     partition = self.partition,
                     planned = plan.batch,
@@ -170,7 +170,8 @@ impl FactWriter {
         let collected = self.collect(state.from, consumed, Bound::Batch).await?;
         state.full = collected.to < consumed;
         if collected.facts.rows() > 0 {
-            let plan = Plan { batch: state.batch + 1, from: state.from, to: collected.to };
+            let stamp = random_stamp();
+            let plan = Plan { batch: state.batch + 1, from: state.from, to: collected.to, stamp };
             if !plans_late() {
                 self.put_plan(plan).await?;
             }
@@ -215,7 +216,7 @@ impl FactWriter {
                 span
             })
             .collect();
-        let insert = self.warehouse.write_batch(self.id(plan, collected), &collected.facts);
+        let insert = self.warehouse.write_batch(self.id(plan, collected), plan.stamp, &collected.facts);
         let span = spans.first().cloned().unwrap_or_else(tracing::Span::none);
         let mut insert = pin!(insert.instrument(span));
         let Ok(inserted) = tokio::time::timeout(INSERT_PATIENCE, &mut insert).await else {
@@ -249,7 +250,24 @@ impl FactWriter {
                 self.outbox.effects(self.partition, collected.to, last.min(to)).await?.into_iter().peekable();
             for entry in entries {
                 match entry {
-                    Entry::Gap { to: until, .. } => collected.to = until.min(to),
+                    Entry::Gap { from, to: until, reason } => {
+                        let until = until.min(to);
+                        tracing::warn!(
+                            partition = self.partition,
+                            from,
+                            until,
+                            reason,
+                            "records are missing: what was decided because of them is reported, their touches are not"
+                        );
+                        collected.time_micros = self.log.end(self.partition).await?.time_micros;
+                        while let Some(effects) = effects.next_if(|effects| effects.offset < until) {
+                            facts::add_effects(&effects, collected.time_micros, &mut collected)?;
+                        }
+                        collected.to = until;
+                        if matches!(bound, Bound::Batch) && self.is_full(&collected) {
+                            return Ok(collected);
+                        }
+                    }
                     Entry::Record(record) if record.offset >= to => break,
                     Entry::Record(record) => {
                         let effects = effects.next_if(|effects| effects.offset == record.offset);
@@ -268,6 +286,11 @@ impl FactWriter {
     fn is_full(&self, collected: &Collected) -> bool {
         collected.facts.rows() >= self.rows_max || collected.touches >= self.touches_max
     }
+}
+
+/// What no other plan has.
+fn random_stamp() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().1
 }
 
 /// Only a mutant plans a batch after it was inserted.

@@ -41,13 +41,21 @@ pub(crate) fn add(
             into.touches += 1;
         }
     }
-    let Some(effects) = effects else { return Ok(()) };
+    effects.map_or(Ok(()), |effects| add_effects(effects, record.time_micros, into))
+}
+
+/// Adds the facts that do not come from a record itself.
+pub(crate) fn add_effects(
+    effects: &Effects,
+    recorded_at_micros: i64,
+    into: &mut Collected,
+) -> Result<(), Error> {
     into.facts.identities.extend(effects.identities.iter().map(|change| IdentityFact {
         tenant: change.tenant.to_string(),
         identity: change.identity,
         person: change.person,
         shared: change.shared,
-        recorded_at_micros: record.time_micros,
+        recorded_at_micros,
     }));
     for change in &effects.editions {
         for (sign, bytes) in
@@ -56,7 +64,7 @@ pub(crate) fn add(
             let Some(bytes) = bytes else { continue };
             let decision =
                 Decision::decode(bytes.as_ref()).map_err(|error| Error::Decision(error.to_string()))?;
-            let fact = conversion(change, sign, record.time_micros, decision)?;
+            let fact = conversion(change, sign, recorded_at_micros, decision)?;
             into.touches += fact.candidates.len();
             into.facts.conversions.push(fact);
         }

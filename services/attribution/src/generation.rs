@@ -1,14 +1,22 @@
 //! Log, journey store and warehouse belong together, or they are made anew from the log.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use event_log::EventLog;
-use journey_store::{Generation, Outbox, StoreError};
+use event_log::{Continued, EventLog};
+use journey_store::{Continuation, Generation, Left, Outbox, Plan, StoreError};
 use tokio_util::sync::CancellationToken;
+use warehouse::Warehouse;
 
 use crate::{Deps, Progress, assignment::Assigned, error::Error, held::Held};
 
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// A log that continues another begins so many offsets after it at least: more than a partition can have taken between a
+/// backup and its loss.
+const CONTINUED_BY: u64 = 1 << 32;
+
+/// Where no log begins any more: the journey store counts offsets up to twice as many.
+const CONTINUED_MAX: u64 = 1 << 41;
 
 /// Starts a new generation if the stores don't belong to each other, then takes over their positions. Of several
 /// processes the one that has the first partition does it, and the others wait. Tries again until every store is there,
@@ -64,6 +72,84 @@ pub async fn claim(log: &dyn EventLog, outbox: &dyn Outbox) -> Result<Generation
     }
     outbox.reset(generation).await?;
     Ok(generation)
+}
+
+/// The log as the journey store's positions are in it. Stores of the log that is named, which is lost, are gone on with in
+/// this one, once and for ever; stores of yet another one are left as they are.
+///
+/// # Errors
+/// [`Error::OtherLog`] and [`Error::NotContinued`]; a store cannot be read or written.
+pub async fn continued(
+    log: Arc<dyn EventLog>,
+    outbox: &dyn Outbox,
+    warehouse: &Warehouse,
+    continues: Option<u128>,
+) -> Result<Arc<dyn EventLog>, Error> {
+    // A new one is this log's.
+    let Some(found) = outbox.generation().await? else { return Ok(log) };
+    if found.log != log.id() {
+        if continues != Some(found.log) {
+            let id = |id: u128| uuid::Uuid::from_u128(id).to_string();
+            return Err(Error::OtherLog { log: id(log.id()), other: id(found.log) });
+        }
+        let continuation = continuation(&*log, outbox, warehouse, found).await?;
+        let first = continuation.first;
+        outbox.continue_in(log.id(), continuation.clone()).await?;
+        for (partition, Left { reported, consumed }) in continuation.left.into_iter().enumerate() {
+            tracing::warn!(
+                log = %hex(log.id()), lost = %hex(found.log), partition, reported, consumed, first,
+                "the stores go on in another log: what the lost one held from these positions on was not reported, and is \
+                 counted when it is sent again"
+            );
+        }
+    }
+    Ok(match outbox.continuations().await?.last() {
+        Some(last) => Arc::new(Continued::new(log, last.first)) as Arc<dyn EventLog>,
+        None => log,
+    })
+}
+
+/// Where the stores of a lost log were left, and where they go on.
+async fn continuation(
+    log: &dyn EventLog,
+    outbox: &dyn Outbox,
+    warehouse: &Warehouse,
+    found: Generation,
+) -> Result<Continuation, Error> {
+    let refuse = |why: String| Err(Error::NotContinued(why));
+    if warehouse.generation().await? != Some(found.id) {
+        return refuse("journey store and warehouse do not belong together: restore both of one pair".into());
+    }
+    let written = warehouse.progress().await?;
+    let (partitions, mut last) = (log.partitions(), 0);
+    let mut left = Vec::new();
+    // One more than there are: nothing may be known of it.
+    for partition in 0..=partitions {
+        let (consumed, plan) = (outbox.consumed_to(partition).await?, outbox.plan(partition).await?);
+        let written = written.iter().find(|written| written.partition == partition);
+        let (batch, to) = written.map_or((0, 0), |written| (written.batch, written.to));
+        let plan = plan.unwrap_or(Plan { batch: 0, from: 0, to: 0, stamp: 0 });
+        if batch + 1 < plan.batch {
+            return Err(Error::Behind { partition, written: batch, planned: plan.batch });
+        }
+        let reported = if batch < plan.batch { plan.from } else { plan.to };
+        last = last.max(consumed).max(plan.to).max(to);
+        left.push(Left { reported, consumed });
+    }
+    let more = left.pop().is_some_and(|beyond| beyond.consumed > 0)
+        || written.iter().any(|written| written.partition >= partitions);
+    // Persons are spread over all partitions, so the last one has records unless the lost log had fewer.
+    if more || left.last().is_some_and(|left| left.consumed == 0) {
+        return refuse(format!(
+            "the log has {partitions} partitions, and the one that it continues had another number"
+        ));
+    }
+    let past = outbox.continuations().await?.last().map_or(last, |before| before.first.max(last));
+    let first = (past / CONTINUED_BY + 2) * CONTINUED_BY;
+    if first > CONTINUED_MAX {
+        return refuse(format!("positions are at {past} already"));
+    }
+    Ok(Continuation { first, left })
 }
 
 async fn try_align(deps: &Deps) -> Result<(), Error> {

@@ -39,7 +39,7 @@ use warehouse::Warehouse;
 pub use config::{Config, SCORE_DEADLINE_MILLIS_MAX};
 pub use decision::{decide, event_to_conversion, event_to_touch};
 pub use error::Error;
-pub use generation::claim;
+pub use generation::{claim, continued};
 pub use grpc::AttributionApi;
 pub use process::{ProcessConfig, process};
 pub use progress::Progress;

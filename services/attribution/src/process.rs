@@ -1,5 +1,7 @@
 //! The service as a process of its own: which stores it has, and how it begins and ends.
 
+use std::sync::Arc;
+
 use anyhow::anyhow;
 use event_log::LogError;
 use journey_store::StoreError;
@@ -9,7 +11,7 @@ use telemetry::health::Health;
 use tokio_util::sync::CancellationToken;
 use warehouse::Warehouse;
 
-use crate::{Config, Deps};
+use crate::{Config, Deps, Error, generation};
 
 /// What can be set of the process, beside what can be set of any.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -21,6 +23,8 @@ pub struct ProcessConfig {
     pub journeys: StoreUrl,
     /// Where facts go.
     pub warehouse: StoreUrl,
+    /// The id of a log that is lost: its stores are gone on with in this one.
+    pub continues: Option<String>,
     /// Tenants, keys and rules.
     pub settings: SettingsPlace,
     /// The model gateway; without an address decisions have no scores.
@@ -37,6 +41,7 @@ impl Default for ProcessConfig {
             log: "kafka://127.0.0.1:9092/events".into(),
             journeys: "scylla://127.0.0.1:9042/attribution".into(),
             warehouse: "http://127.0.0.1:8123/attribution".into(),
+            continues: None,
             settings: SettingsPlace::default(),
             ml: PeerConfig::default(),
             peer_key: None,
@@ -54,6 +59,7 @@ pub async fn process(
     config: ProcessConfig,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    let continues = config.continues.as_deref().map(log_id).transpose()?;
     let listeners = process.bind().await?;
     let settings = config.settings.open()?;
     let health = Health::default();
@@ -66,9 +72,13 @@ pub async fn process(
         return Ok(());
     };
     let away = health.register(crate::NAME, "journey store");
-    let open = async || journey_store::open(config.journeys.reveal()).await;
-    let is_final = |error: &StoreError| matches!(error, StoreError::Url(_) | StoreError::Corrupt(_));
-    let Some(stores) = service::process::open_store(&away, &shutdown, is_final, open).await? else {
+    let open = async || {
+        let stores = journey_store::open(config.journeys.reveal()).await?;
+        let log = generation::continued(Arc::clone(&log), &*stores.outbox, &warehouse, continues).await?;
+        Ok::<_, Error>((log, stores))
+    };
+    let is_final = |error: &Error| matches!(error, Error::Store(StoreError::Url(_) | StoreError::Corrupt(_)));
+    let Some((log, stores)) = service::process::open_store(&away, &shutdown, is_final, open).await? else {
         return Ok(());
     };
     let mut deps = Deps::new(log, stores, warehouse, settings, &health);
@@ -82,4 +92,10 @@ pub async fn process(
     attribution.stopped().await?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// With hyphens, so that no id can be read as a number.
+fn log_id(text: &str) -> anyhow::Result<u128> {
+    let id = uuid::Uuid::try_parse(text).map(|id| id.as_u128());
+    id.map_err(|error| anyhow!("continues: {text:?} is no id of an event log: {error}"))
 }

@@ -49,7 +49,7 @@ fn main() {
         let warehouse = warehouse.unwrap();
         warehouse.migrate().await.unwrap();
         let progress = Progress { partition: 0, batch: 1, to: 1, time_micros: RECORDED_MICROS };
-        warehouse.write_batch(progress, &facts()).await.unwrap();
+        warehouse.write_batch(progress, 0, &facts()).await.unwrap();
 
         let service = Service::with(warehouse.clone(), false).await;
         a_report_is_the_same_over_rest_and_grpc(&service).await;

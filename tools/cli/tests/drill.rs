@@ -1,6 +1,7 @@
-//! The stores of a cluster are destroyed under load, and come back: from backups and the log, and from the log alone.
+//! The stores of a cluster are destroyed under load, and come back: from backups and the log, from the log alone, and from
+//! backups over another log when the log is destroyed too.
 //!
-//! Real servers, and ingestion goes on all the time. What is printed is how long it took and what was lost; `make drill`
+//! Real servers, and ingestion goes on all the time until its log is destroyed. What is printed is how long it took and what was lost; `make drill`
 //! shows it, with `DRILL_PERSONS` persons before each step.
 
 #![allow(clippy::unwrap_used)]
@@ -19,7 +20,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use testkit::{
     cluster::{Programs, Servers},
-    process::{Client, Platform, eventually},
+    kafka::Kafka,
+    process::{Client, Launch, Platform, eventually},
 };
 use tokio::task::JoinSet;
 
@@ -49,7 +51,7 @@ struct Readers {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn destroyed_stores_come_back_from_backups_and_the_log_and_from_the_log_alone() {
+async fn destroyed_stores_come_back_from_backups_and_the_log_from_the_log_alone_and_over_another_log() {
     let persons = std::env::var("DRILL_PERSONS").map_or(PERSONS_DEFAULT, |number| number.parse().unwrap());
     let programs = Programs::beside(PROGRAM);
     let mut servers = Servers::start(&programs).await;
@@ -100,8 +102,88 @@ async fn destroyed_stores_come_back_from_backups_and_the_log_and_from_the_log_al
     }
     assert_eq!(readers.report().await, expected(all.len()), "sent again, each counted once");
     println!("sent again, {} orders each counted once", all.len());
+    let said = lose_region(
+        &mut servers,
+        &programs,
+        ingestion,
+        readers,
+        persons,
+        &mut all,
+        &folder.path().join("region"),
+    )
+    .await;
+    said.iter().for_each(|line| println!("{line}"));
+}
+
+/// Log, journey store, warehouse and cache are gone at once. Another region takes events, gets the backups, and goes on with
+/// them in a log of its own; what was not reported when they were made is counted when clients send it again. What to say.
+async fn lose_region(
+    servers: &mut Servers,
+    programs: &Programs,
+    ingestion: Platform,
+    readers: Readers,
+    persons: usize,
+    all: &mut Vec<String>,
+    backup: &Path,
+) -> [String; 2] {
+    let load = Load::start(&ingestion, "c");
+    load.acknowledges(persons).await;
+    let reported = load.acknowledged();
+    readers.report().await;
+    back_up(servers, &readers, &load, persons, backup).await;
+    load.acknowledges(persons).await;
+    let sent = load.abort().await;
+    let begin = Instant::now();
+    readers.kill().await;
+    ingestion.kill().await;
+    destroy(servers).await;
+    servers.kafka = Kafka::start().await;
+
+    let urls = servers.urls();
+    let ingestion = servers.ingestion(programs, &urls).await;
+    let load = Load::start(&ingestion, "d");
+    load.acknowledges(persons).await;
+    restore(servers, backup).await;
+    let launch = servers.attribution(programs, &urls);
+    let stranger = launch.spawn().await;
+    stranger.logs("belong to the event log").await;
+    let lost_log = named_log(&stranger.log());
+    stranger.stop().await;
+    let readers = Readers::of(servers, programs, launch.env("ATTRIBUTION_CONTINUES", lost_log)).await;
+    let new = load.stop().await;
+    let report = readers.report().await;
+    let seconds = begin.elapsed().as_secs_f64();
+    readers.attribution.logs("the stores go on in another log").await;
+    let before: Vec<String> = all.iter().chain(&reported).chain(&new).cloned().collect();
+    assert_eq!(
+        readers.lost(&before).await,
+        [] as [&str; 0],
+        "what was reported before the backup, and what came after the loss"
+    );
+    let lost = readers.lost(&sent).await.len();
+    let back = format!(
+        "region lost: log, journey store, warehouse and cache destroyed, {} of {} orders of before back from backups after \
+         {seconds:.1} s; {lost} acknowledged after they were made are lost",
+        all.len() + sent.len() - lost,
+        all.len() + sent.len(),
+    );
+    all.extend(new);
+    assert_eq!(report, expected(all.len() + sent.len() - lost));
+    all.extend(sent);
+    for names in all.chunks(100) {
+        send(&ingestion, names).await;
+    }
+    assert_eq!(readers.report().await, expected(all.len()), "sent again, each counted once");
+    assert_eq!(readers.lost(all).await, [] as [&str; 0]);
     readers.stop().await;
     ingestion.stop().await;
+    [back, format!("sent again, {} orders each counted once", all.len())]
+}
+
+/// The id of the log that a process names to whom the stores belong.
+fn named_log(log: &str) -> String {
+    let (_, rest) = log.split_once("belong to the event log ").unwrap();
+    rest[..rest.find(',').unwrap()].to_owned()
 }
 
 /// The journey store while attribution stands still, so that its tables are of one moment; the warehouse later, when it is
@@ -114,7 +196,7 @@ async fn back_up(servers: &mut Servers, readers: &Readers, load: &Load, persons:
     load.acknowledges(persons).await;
     readers.report().await;
     // The embedded engine has no place for BACKUP, so what that would copy is copied by hand, table by table as it does.
-    servers.warehouse(&format!("CREATE DATABASE {name}_backup")).await;
+    servers.warehouse(&format!("CREATE DATABASE IF NOT EXISTS {name}_backup")).await;
     for table in TABLES {
         servers.warehouse(&format!("CREATE TABLE {name}_backup.{table} AS {name}.{table}")).await;
         servers.warehouse(&format!("INSERT INTO {name}_backup.{table} SELECT * FROM {name}.{table}")).await;
@@ -210,6 +292,16 @@ impl Load {
         eventually("orders are acknowledged", async || count() >= enough).await;
     }
 
+    fn acknowledged(&self) -> Vec<String> {
+        self.acknowledged.lock().unwrap().clone()
+    }
+
+    /// What was acknowledged; one batch may be on its way.
+    async fn abort(mut self) -> Vec<String> {
+        self.sending.shutdown().await;
+        self.acknowledged()
+    }
+
     /// Everything that was sent: all of it was acknowledged.
     async fn stop(mut self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
@@ -224,10 +316,18 @@ impl Load {
 
 impl Readers {
     async fn start(servers: &Servers, programs: &Programs) -> Self {
-        let urls = servers.urls();
-        let attribution = servers.attribution(programs, &urls).ready().await;
-        let query = servers.query(programs, &urls, &attribution).await;
+        Self::of(servers, programs, servers.attribution(programs, &servers.urls())).await
+    }
+
+    async fn of(servers: &Servers, programs: &Programs, attribution: Launch) -> Self {
+        let attribution = attribution.ready().await;
+        let query = servers.query(programs, &servers.urls(), &attribution).await;
         Self { attribution, query }
+    }
+
+    async fn kill(self) {
+        self.query.kill().await;
+        self.attribution.kill().await;
     }
 
     async fn stop(self) {

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     DecidedConversion, Edition, NewEdition, Position, StoreError,
+    continuation::Continuations,
     kv::Table,
     rows::{
         EditionEffectRow, EditionRow, EffectKey, EmptyRow, OffsetRow, SeenRow, edition_key, past_edition_key,
@@ -49,14 +50,14 @@ impl Scylla {
         // have read more, and then asks under a later cause.
         let untold = currents.iter().filter_map(|current| current.untold(partition, consumed)).collect();
         self.write_effects(tables, partition, Vec::new(), untold).await.map_err(after_write)?;
-        let mut stored = vec![false; editions.len()];
+        let (continuations, mut stored) = (self.continuations(), vec![false; editions.len()]);
         fail_point!("journey_store::before_commit");
         // One edition of each conversion at a time; more than one of a conversion is rare.
         while currents.iter().any(|current| !current.waiting.is_empty()) {
             let (mut rows, mut effects) = (Vec::new(), Vec::new());
             for current in &mut currents {
                 let Some(index) = current.waiting.pop_front() else { continue };
-                stored[index] = current.put(partition, &editions[index], &mut rows);
+                stored[index] = current.put(partition, &editions[index], &continuations, &mut rows);
                 effects.extend(current.effect(partition, &editions[index]));
             }
             self.write_effects(tables, partition, rows, effects).await.map_err(after_write)?;
@@ -123,18 +124,31 @@ impl Scylla {
 
 impl Current {
     /// Stores an edition if it counts, with the one before it in one mutation.
-    fn put(&mut self, partition: u32, edition: &NewEdition, rows: &mut Vec<Write>) -> bool {
+    fn put(
+        &mut self,
+        partition: u32,
+        edition: &NewEdition,
+        continuations: &Continuations,
+        rows: &mut Vec<Write>,
+    ) -> bool {
         let past = self.in_force.as_ref();
-        if past.is_some_and(|past| edition.cause <= past.cause() || edition.digest[..] == past.edition.digest)
-        {
+        // What was stored and lost before anybody was told of it does not count: what it took the place of still does.
+        let lost = past.is_some_and(|past| continuations.lost_edition(past.cause()));
+        if past.is_some_and(|past| {
+            edition.cause <= past.cause() || (edition.digest[..] == past.edition.digest && !lost)
+        }) {
             return false;
         }
+        let retracted = match past {
+            Some(past) if lost => past.effect.retracted.clone(),
+            past => past.map(|past| past.effect.asserted.clone()),
+        };
         let row = InForceRow {
             effect: EditionEffectRow {
                 tenant: edition.tenant.to_string(),
                 cause: edition.cause.into(),
                 home: self.home.clone(),
-                retracted: past.map(|past| past.effect.asserted.clone()),
+                retracted,
                 asserted: edition.decision.clone(),
             },
             edition: EditionRow {

@@ -16,7 +16,10 @@ mod scores;
 pub(crate) mod settings;
 mod tables;
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use model::IdentityHash;
@@ -28,8 +31,8 @@ use self::{
     tables::{Kind, Place, Read, Row, Write},
 };
 use crate::{
-    DecidedConversion, Effects, Generation, Incoming, JourneyQuery, JourneyStore, NewEdition, Outbox, Page,
-    Plan, Recorded, StoreError, StoredJourney,
+    Continuation, DecidedConversion, Effects, Generation, Incoming, JourneyQuery, JourneyStore, NewEdition,
+    Outbox, Page, Plan, Recorded, StoreError, StoredJourney, continuation::Continuations,
 };
 
 /// A keyspace.
@@ -42,6 +45,7 @@ pub(crate) struct Scylla {
 #[derive(Default)]
 struct State {
     epoch: [u8; 16],
+    continuations: Arc<Continuations>,
     young: HashSet<Fact>,
     old: HashSet<Fact>,
     /// Marks of spans that are cut into slices.
@@ -84,11 +88,16 @@ impl Scylla {
     }
 
     /// From now on the rows of this generation are meant.
-    fn begin(&self, epoch: [u8; 16]) {
+    fn begin(&self, epoch: [u8; 16], continuations: Continuations) {
         let mut state = self.state.lock();
         if state.epoch != epoch {
             *state = State { epoch, ..State::default() };
         }
+        state.continuations = Arc::new(continuations);
+    }
+
+    fn continuations(&self) -> Arc<Continuations> {
+        Arc::clone(&self.state.lock().continuations)
     }
 
     fn knows(&self, fact: Fact) -> bool {
@@ -203,6 +212,15 @@ impl Outbox for Scylla {
 
     async fn reset(&self, generation: Generation) -> Result<(), StoreError> {
         self.reset_now(generation).await
+    }
+
+    async fn continuations(&self) -> Result<Vec<Continuation>, StoreError> {
+        self.generation_now().await?;
+        Ok(Scylla::continuations(self).0.clone())
+    }
+
+    async fn continue_in(&self, log: u128, continuation: Continuation) -> Result<(), StoreError> {
+        self.continue_in_now(log, continuation).await
     }
 
     async fn consumed_to(&self, partition: u32) -> Result<u64, StoreError> {

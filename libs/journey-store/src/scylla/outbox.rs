@@ -7,8 +7,10 @@ use super::{
     tables::{self, InForceRow, Place, meta},
 };
 use crate::{
-    EditionChange, Effects, Generation, IdentityChange, Plan, StoreError,
+    Continuation, EditionChange, Effects, Generation, IdentityChange, Plan, StoreError,
+    continuation::Continuations,
     kv::{self, Table, damaged},
+    outbox::no_other_log,
     rows::{self, EffectKey, EmptyRow, GenerationRow, IdentityEffectRow, OffsetRow, PlanRow},
 };
 
@@ -20,14 +22,40 @@ const GENERATION: &str = "journeys";
 impl Scylla {
     /// See [`crate::Outbox::generation`]. From here on this process works in it.
     pub(super) async fn generation_now(&self) -> Result<Option<Generation>, StoreError> {
-        let generation = read_generation(self.cql.raced(GENERATION).await?.as_deref())?;
-        self.begin(epoch(generation));
+        let (generation, continuations) = read_generation(self.cql.raced(GENERATION).await?.as_deref())?;
+        self.begin(epoch(generation), continuations);
         Ok(generation)
+    }
+
+    /// See [`crate::Outbox::continue_in`].
+    pub(super) async fn continue_in_now(
+        &self,
+        log: u128,
+        continuation: Continuation,
+    ) -> Result<(), StoreError> {
+        let found = self.cql.raced(GENERATION).await?;
+        let (generation, mut continuations) = read_generation(found.as_deref())?;
+        let generation = generation.filter(|generation| generation.log != log).ok_or_else(no_other_log)?;
+        let (first, partitions) = (continuation.first, continuation.left.len() as u32);
+        continuations.add(continuation)?;
+        let row = GenerationRow::new(Generation { log, ..generation }, &continuations);
+        if !self.cql.swap(GENERATION, found, sealed(&row)).await? {
+            return Err(StoreError::Unavailable(
+                "another process changed the generation: try again".to_owned(),
+            ));
+        }
+        self.begin(epoch(Some(generation)), continuations);
+        let consumed = (0..partitions).map(|partition| {
+            let row = OffsetRow { offset: first };
+            Place::meta(partition).write(meta::CONSUMED.to_vec(), &row, tables::last(first, 0))
+        });
+        // A worker that finds an earlier position comes over what is missing by itself.
+        self.tables().write(consumed.collect()).await.map_err(super::after_write)
     }
 
     /// Refuses to go on when another process began another generation: what this one wrote would not be seen.
     pub(super) async fn check_generation(&self, tables: Tables<'_>) -> Result<(), StoreError> {
-        let generation = read_generation(self.cql.raced(GENERATION).await?.as_deref())?;
+        let (generation, _) = read_generation(self.cql.raced(GENERATION).await?.as_deref())?;
         if epoch(generation) == tables.epoch {
             return Ok(());
         }
@@ -36,7 +64,7 @@ impl Scylla {
 
     /// The rows of the generation that is in force, for who only reads: this process goes on working in its own.
     pub(super) async fn tables_in_force(&self) -> Result<Tables<'_>, StoreError> {
-        let generation = read_generation(self.cql.raced(GENERATION).await?.as_deref())?;
+        let (generation, _) = read_generation(self.cql.raced(GENERATION).await?.as_deref())?;
         Ok(Tables { store: self, epoch: epoch(generation) })
     }
 
@@ -48,7 +76,11 @@ impl Scylla {
         let busy =
             || StoreError::Unavailable("another process is starting a generation: try again".to_owned());
         let found = self.cql.raced(GENERATION).await?;
-        let token = GenerationRow { log: Vec::new(), id: rand::random::<u128>().to_be_bytes().to_vec() };
+        let (last, continuations) = read_generation(found.as_deref())?;
+        let other = last.is_some_and(|last| last.log != generation.log);
+        let kept = if other { Continuations::default() } else { continuations };
+        let token = Generation { log: 0, id: rand::random() };
+        let token = GenerationRow { log: Vec::new(), ..GenerationRow::new(token, &kept) };
         let pending = sealed(&token);
         if !self.cql.swap(GENERATION, found, pending.clone()).await? {
             return Err(busy());
@@ -56,12 +88,12 @@ impl Scylla {
         fail_point!("journey_store::before_clear");
         self.cql.truncate().await?;
         fail_point!("journey_store::after_clear");
-        if !self.cql.swap(GENERATION, Some(pending), sealed(&GenerationRow::from(generation))).await? {
+        if !self.cql.swap(GENERATION, Some(pending), sealed(&GenerationRow::new(generation, &kept))).await? {
             // What was cleared may have been the other one's already.
             self.cql.remove(GENERATION).await?;
             return Err(busy());
         }
-        self.begin(epoch(Some(generation)));
+        self.begin(epoch(Some(generation)), kept);
         Ok(())
     }
 
@@ -132,6 +164,7 @@ impl Scylla {
             let place = Place::effects(partition, bucket);
             place.range(first.clone(), end.clone())
         });
+        let continuations = self.continuations();
         let mut all: Vec<Effects> = Vec::new();
         for row in tables.read(reads.collect()).await?.into_iter().flatten() {
             let (offset, effect) = tables::effect_parts(&row.at)?;
@@ -153,6 +186,9 @@ impl Scylla {
                 }
                 EffectKey::Edition(..) => {
                     let row = row.decode::<InForceRow>(Table::Effects)?.effect;
+                    if continuations.lost_edition(row.cause.into()) {
+                        continue;
+                    }
                     effects.editions.push(EditionChange {
                         tenant: row.tenant.into(),
                         cause: row.cause.into(),
@@ -193,12 +229,14 @@ async fn buckets(
     .collect()
 }
 
-/// What a stored generation says; one that is only pending is none.
-fn read_generation(value: Option<&[u8]>) -> Result<Option<Generation>, StoreError> {
-    let Some(value) = value else { return Ok(None) };
+/// What a stored generation says, and where it goes on; one that is only pending is none.
+fn read_generation(value: Option<&[u8]>) -> Result<(Option<Generation>, Continuations), StoreError> {
+    let Some(value) = value else { return Ok(Default::default()) };
     let value = kv::opened(Table::Meta, &rows::generation_key(), value)?;
-    let row = <GenerationRow as prost::Message>::decode(value).map_err(|_| damaged(Table::Meta))?;
-    if row.log.is_empty() { Ok(None) } else { Generation::try_from(row).map(Some) }
+    let mut row = <GenerationRow as prost::Message>::decode(value).map_err(|_| damaged(Table::Meta))?;
+    let continuations = row.take_continuations();
+    let generation = if row.log.is_empty() { None } else { Some(Generation::try_from(row)?) };
+    Ok((generation, continuations))
 }
 
 fn sealed(row: &GenerationRow) -> Vec<u8> {

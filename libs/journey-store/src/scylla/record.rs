@@ -23,10 +23,11 @@ use super::{
     affected::{self, Converted, Wishes},
     after_write,
     persons::{Graph, Reach},
-    tables::{self, Kind, Place, Told, Write},
+    tables::{self, Kind, Place, Row, Told, Write},
 };
 use crate::{
     Incoming, Outcome, Position, Recorded, StoreError,
+    continuation::Continuations,
     kv::Table,
     record::{Known, conversion_row},
     rows::{self, EffectKey, EmptyRow, IdentityEffectRow, IdentityRow, SeenRow},
@@ -38,11 +39,14 @@ struct First {
     position: Position,
     /// Whether the event joined sets, or made identities shared.
     joined: bool,
+    /// Whether it was lost with its log before it was reported: the next one takes its place.
+    lost: bool,
 }
 
 /// One call, before it is written.
 struct Recording<'a> {
     tables: Tables<'a>,
+    continuations: Arc<Continuations>,
     partition: u32,
     /// As the call leaves it.
     graph: Graph,
@@ -76,7 +80,20 @@ impl Scylla {
     pub(super) async fn seen_now(&self, tenant: &str, event_ids: &[&str]) -> Result<Vec<bool>, StoreError> {
         let hashes = event_ids.iter().map(|id| EventHash::new(tenant, id));
         let rows = self.tables().read(hashes.map(|hash| Place::seen(hash).all()).collect()).await?;
-        Ok(rows.into_iter().map(|rows| !rows.is_empty()).collect())
+        let continuations = self.continuations();
+        let counts = |rows: Vec<Row>| -> Result<bool, StoreError> {
+            if continuations.0.is_empty() {
+                return Ok(!rows.is_empty());
+            }
+            for row in rows {
+                let row: SeenRow = row.decode(Table::Seen)?;
+                if !continuations.lost(row.position.into()) {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
+        rows.into_iter().map(counts).collect()
     }
 
     /// See [`crate::JourneyStore::record`].
@@ -95,6 +112,7 @@ impl Scylla {
         )?;
         let mut recording = Recording {
             tables,
+            continuations: self.continuations(),
             partition,
             graph,
             writes: Vec::new(),
@@ -102,7 +120,7 @@ impl Scylla {
             joins: Vec::new(),
             joined: Vec::new(),
             told: BTreeMap::new(),
-            turned: turned_before(tables, partition, &known, &firsts).await?,
+            turned: turned_before(tables, &known, &firsts).await?,
             wishes: Wishes::default(),
         };
         let mut firsts = firsts;
@@ -133,7 +151,13 @@ impl Recording<'_> {
     fn event(&mut self, known: &Known<'_>, firsts: &mut HashMap<EventHash, First>) -> Outcome {
         let position = known.incoming.position;
         let found = first_position(firsts, known.hash);
-        if found.is_some_and(|first| first.position != position) {
+        if let Some(first) = found.filter(|first| first.position != position && !first.lost) {
+            if self.continuations.between(first.position, position) {
+                if first.joined {
+                    self.note_joined(known);
+                }
+                self.wish(known);
+            }
             let at = tables::effect_at(position.offset, EffectKey::Repeat(position.index));
             self.effect(position.offset, at, &EmptyRow {});
             return Outcome::Repeat;
@@ -141,18 +165,40 @@ impl Recording<'_> {
         // What was recorded before may not be there whole, so all of it is written again.
         let joined = self.link(known) || found.is_some_and(|first| first.joined);
         if joined {
-            self.joined.push(Joined {
-                offset: position.offset,
-                tenant: Arc::clone(&known.incoming.tenant),
-                identities: identities(known).collect(),
-            });
+            self.note_joined(known);
         }
-        self.store(known, joined);
-        firsts.insert(known.hash, First { position, joined });
+        self.store(known, joined, found);
+        self.wish(known);
+        firsts.insert(known.hash, First { position, joined, lost: false });
         if found.is_some() { Outcome::Replayed } else { Outcome::First }
     }
 
-    fn store(&mut self, known: &Known<'_>, joined: bool) {
+    fn note_joined(&mut self, known: &Known<'_>) {
+        self.joined.push(Joined {
+            offset: known.incoming.position.offset,
+            tenant: Arc::clone(&known.incoming.tenant),
+            identities: identities(known).collect(),
+        });
+    }
+
+    /// Says where to look for conversions that it could change.
+    fn wish(&mut self, known: &Known<'_>) {
+        let Known { incoming, identities, time_millis, .. } = known;
+        let (home, event, time_millis) = (identities[0].hash, &incoming.event, *time_millis);
+        match event.event_type() {
+            EventType::Impression | EventType::Click | EventType::Visit => {
+                self.wishes.touched.entry(home).or_default().push(time_millis);
+            }
+            EventType::Conversion => {
+                let (name, event_id) = (event.conversion.clone(), event.event_id.clone());
+                let tenant = Arc::clone(&incoming.tenant);
+                self.wishes.converted.push(Converted { home, tenant, name, time_millis, event_id });
+            }
+            EventType::Activity | EventType::Unspecified => {}
+        }
+    }
+
+    fn store(&mut self, known: &Known<'_>, joined: bool, found: Option<First>) {
         let Known { incoming, hash, identities, time_millis } = known;
         let (time_millis, position) = (*time_millis, incoming.position);
         let (home, event_id) = (identities[0].hash, &incoming.event.event_id);
@@ -171,7 +217,6 @@ impl Recording<'_> {
                 let slice = self.slice(home, Kind::Touches, span, *hash);
                 let place = Place::timeline(Table::Touches, home.0.to_vec(), span, slice);
                 self.writes.push(place.write(at, &rows::stripped(&incoming.event), stamp));
-                self.wishes.touched.entry(home).or_default().push(time_millis);
             }
             EventType::Conversion => {
                 let name = &incoming.event.conversion;
@@ -180,15 +225,15 @@ impl Recording<'_> {
                 self.writes.push(names.write(at.clone(), &EmptyRow {}, tables::ADDED));
                 let place = Place::timeline(Table::Conversions, home.0.to_vec(), span, slice);
                 self.writes.push(place.write(at, &conversion_row(incoming), stamp));
-                let (name, event_id) = (name.clone(), event_id.clone());
-                let tenant = Arc::clone(&incoming.tenant);
-                self.wishes.converted.push(Converted { home, tenant, name, time_millis, event_id });
                 seen = SeenRow { home: home.0.to_vec(), time_millis, ..seen };
             }
             EventType::Activity | EventType::Unspecified => {}
         }
         let at = self.partition.to_be_bytes().to_vec();
-        self.writes.push(Place::seen(*hash).write(at, &seen, tables::first(position)));
+        // Where it was met and lost is earlier, and must not count.
+        let stamp = found.filter(|found| found.lost).map(|found| tables::first(found.position) + 1);
+        let stamp = stamp.unwrap_or_else(|| tables::first(position));
+        self.writes.push(Place::seen(*hash).write(at, &seen, stamp));
     }
 
     /// The slice for an event, which the row of its home tells of.
@@ -383,15 +428,17 @@ async fn firsts(
 ) -> Result<HashMap<EventHash, First>, StoreError> {
     let hashes: BTreeSet<EventHash> = events.iter().map(|known| known.hash).collect();
     let found = tables.read(hashes.iter().map(|hash| Place::seen(*hash).all()).collect()).await?;
+    let continuations = tables.store.continuations();
     let mut firsts = HashMap::with_capacity(hashes.len());
     for (hash, rows) in hashes.into_iter().zip(found) {
         let mut stored = Vec::with_capacity(rows.len());
         for row in rows {
             let row: SeenRow = row.decode(Table::Seen)?;
-            stored.push(First { position: row.position.into(), joined: row.joined });
+            let position = row.position.into();
+            stored.push(First { position, joined: row.joined, lost: continuations.lost(position) });
         }
         let own = stored.iter().find(|first| first.position.partition == partition);
-        let first = own.or_else(|| stored.iter().min_by_key(|first| first.position));
+        let first = own.or_else(|| stored.iter().min_by_key(|first| (first.lost, first.position)));
         firsts.extend(first.map(|first| (hash, *first)));
     }
     Ok(firsts)
@@ -400,17 +447,18 @@ async fn firsts(
 /// What events that are recorded again turned shared before: it may not be marked yet, or not all that hangs on it.
 async fn turned_before(
     tables: Tables<'_>,
-    partition: u32,
     events: &[Known<'_>],
     firsts: &HashMap<EventHash, First>,
 ) -> Result<BTreeSet<IdentityHash>, StoreError> {
-    let replayed = events.iter().filter(|known| {
-        let first = firsts.get(&known.hash);
-        first.is_some_and(|first| first.joined && first.position == known.incoming.position)
+    let continuations = tables.store.continuations();
+    let replayed = events.iter().filter_map(|known| {
+        let (first, now) = (firsts.get(&known.hash)?, known.incoming.position);
+        let again = first.position == now || first.lost || continuations.between(first.position, now);
+        (first.joined && again).then_some((first.position.partition, first.position.offset))
     });
-    let offsets: BTreeSet<u64> = replayed.map(|known| known.incoming.position.offset).collect();
-    let reads = offsets.iter().map(|offset| {
-        let place = Place::effects(partition, tables::effect_bucket(*offset));
+    let places: BTreeSet<(u32, u64)> = replayed.collect();
+    let reads = places.iter().map(|(partition, offset)| {
+        let place = Place::effects(*partition, tables::effect_bucket(*offset));
         place.range(
             tables::effect_at(*offset, EffectKey::Identity(IdentityHash([0; 16]))),
             tables::effect_at(*offset, EffectKey::Edition(0, EventHash([0; 16]))),

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{StoreError, kv::TABLES};
 
-/// The tables in the order of [`crate::kv::Table`]; `members` of the embedded store is part of `persons` here and has no use.
+/// The tables in the order of [`crate::kv::Table`]; `members` and `met` of the embedded store have no use here.
 pub(crate) const TABLE_NAMES: [&str; TABLES] = [
     "meta",
     "seen",
@@ -30,6 +30,7 @@ pub(crate) const TABLE_NAMES: [&str; TABLES] = [
     "effects",
     "scores",
     "owed",
+    "meta",
 ];
 
 /// What was ever needed, in order; an entry never changes once it was released. Each runs whole, again where it was cut short.

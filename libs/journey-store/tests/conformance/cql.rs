@@ -281,7 +281,7 @@ async fn cql_one_plan_of_a_batch_wins() {
     let mut last = None;
     for batch in 1..=5 {
         let planned = stores.iter().zip(0..).map(async |(stores, n)| {
-            let plan = Plan { batch, from: batch * 10, to: batch * 10 + n + 1 };
+            let plan = Plan { batch, from: batch * 10, to: batch * 10 + n + 1, stamp: 0 };
             stores.outbox.put_plan(7, plan).await.map(|()| plan)
         });
         let planned = futures_util::future::join_all(planned).await;
@@ -295,13 +295,13 @@ async fn cql_one_plan_of_a_batch_wins() {
     let [old, new, _] = &stores;
     new.outbox.reset(Generation { log: 1, id: 2 }).await.unwrap();
     assert_eq!(new.outbox.plan(7).await.unwrap(), None);
-    let next = Plan { batch: 6, from: 60, to: 61 };
+    let next = Plan { batch: 6, from: 60, to: 61, stamp: 0 };
     for plan in [last.unwrap(), next] {
         let late = old.outbox.put_plan(7, plan).await;
         assert!(plan == last.unwrap() || matches!(late, Err(StoreError::Superseded)), "{late:?}");
         assert_eq!(new.outbox.plan(7).await.unwrap(), None);
     }
-    let first = Plan { batch: 1, from: 0, to: 1 };
+    let first = Plan { batch: 1, from: 0, to: 1, stamp: 0 };
     new.outbox.put_plan(7, first).await.unwrap();
     let late = old.outbox.put_plan(7, next).await;
     assert!(matches!(late, Err(StoreError::Superseded)), "{late:?}");

@@ -67,13 +67,13 @@ async fn what_was_written_is_there_when_it_is_opened_again() {
     for n in 0..5 {
         round(&stores, n).await;
     }
-    stores.outbox.put_plan(0, Plan { batch: 1, from: 0, to: 3 }).await.unwrap();
+    stores.outbox.put_plan(0, Plan { batch: 1, from: 0, to: 3, stamp: 0 }).await.unwrap();
     round(&stores, 5).await;
     drop(stores);
     let stores = open_at(&path).await;
     assert_eq!(check_prefix(&stores, 6).await, 6);
     assert_eq!(stores.outbox.generation().await.unwrap(), Some(generation));
-    assert_eq!(stores.outbox.plan(0).await.unwrap(), Some(Plan { batch: 1, from: 0, to: 3 }));
+    assert_eq!(stores.outbox.plan(0).await.unwrap(), Some(Plan { batch: 1, from: 0, to: 3, stamp: 0 }));
     stores.outbox.reset(Generation { log: 7, id: 9 }).await.unwrap();
     drop(stores);
     let stores = open_at(&path).await;
@@ -225,7 +225,7 @@ struct Stopped {
     end: usize,
 }
 
-const PLAN: Plan = Plan { batch: 1, from: 0, to: 4 };
+const PLAN: Plan = Plan { batch: 1, from: 0, to: 4, stamp: 0 };
 
 impl Stopped {
     async fn new() -> Self {

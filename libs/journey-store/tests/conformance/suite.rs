@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use journey_store::{
-    Affected, ConversionScores, Effects, Generation, JourneyQuery, JourneyStore, Outcome, PastConversion,
-    Plan, ScoreKind, StoreError, StoredJourney, Stores,
+    Affected, Continuation, ConversionScores, Effects, Generation, JourneyQuery, JourneyStore, Left, Outcome,
+    PastConversion, Plan, ScoreKind, StoreError, StoredJourney, Stores,
 };
 use proto::events::{DecisionReason, Event};
 
@@ -32,6 +32,7 @@ pub async fn run(open: impl AsyncFn() -> Stores) {
     tenants_do_not_meet(open().await).await;
     effects_of_one_offset_come_together_and_go_with_the_plan(open().await).await;
     a_reset_empties_everything(open().await).await;
+    a_lost_log_is_gone_on_from(open().await).await;
     crate::scores::run(open).await;
 }
 
@@ -435,15 +436,18 @@ async fn effects_of_one_offset_come_together_and_go_with_the_plan(Stores { journ
     assert_eq!((change.person, change.shared, &*change.tenant), (smaller, false, TENANT));
     assert_ne!(change.identity, smaller);
 
-    let plans = [Plan { batch: 1, from: 0, to: 3 }, Plan { batch: 2, from: 3, to: 4 }];
+    let plans =
+        [Plan { batch: 1, from: 0, to: 3, stamp: 7 }, Plan { batch: 2, from: 3, to: 4, stamp: u64::MAX }];
     for (plan, left) in plans.into_iter().zip([vec![0, 1, 2, 3, 4, 5], vec![3, 4, 5]]) {
         outbox.put_plan(0, plan).await.unwrap();
         assert_eq!(outbox.plan(0).await.unwrap(), Some(plan));
         assert_eq!(offsets(0, 6).await, left);
     }
     outbox.put_plan(0, plans[1]).await.unwrap();
-    for (batch, from, to) in [(2, 3, 5), (2, 2, 4), (1, 0, 3), (3, 3, 5), (4, 4, 5), (3, 4, 4), (3, 5, 4)] {
-        let refused = outbox.put_plan(0, Plan { batch, from, to }).await;
+    for (batch, from, to) in
+        [(2, 3, 4), (2, 3, 5), (2, 2, 4), (1, 0, 3), (3, 3, 5), (4, 4, 5), (3, 4, 4), (3, 5, 4)]
+    {
+        let refused = outbox.put_plan(0, Plan { batch, from, to, stamp: 0 }).await;
         assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{batch} {from} {to}: {refused:?}");
         assert_eq!(outbox.plan(0).await.unwrap(), Some(plans[1]));
         assert_eq!(offsets(0, 6).await, [3, 4, 5]);
@@ -464,7 +468,7 @@ async fn a_reset_empties_everything(Stores { journeys, outbox, .. }: Stores) {
     for id in [2, 3] {
         journeys.record(0, &record(3, made.clone())).await.unwrap();
         journeys.commit(0, &[edition("c", place(3, 0), 1)], 4).await.unwrap();
-        outbox.put_plan(0, Plan { batch: 1, from: 0, to: 4 }).await.unwrap();
+        outbox.put_plan(0, Plan { batch: 1, from: 0, to: 4, stamp: 0 }).await.unwrap();
         assert_eq!(outbox.generation().await.unwrap(), Some(generation(id - 1)));
         outbox.reset(generation(id)).await.unwrap();
         assert_eq!(outbox.generation().await.unwrap(), Some(generation(id)));
@@ -477,4 +481,67 @@ async fn a_reset_empties_everything(Stores { journeys, outbox, .. }: Stores) {
     let recorded = journeys.record(0, &record(0, made)).await.unwrap();
     assert_eq!(recorded.outcomes, [Outcome::First; 2]);
     assert_eq!(outbox.effects(0, 0, 1).await.unwrap()[0].identities.len(), 1);
+}
+
+/// One event each that was reported, that was consumed and not reported, and that was on its way.
+async fn a_lost_log_is_gone_on_from(Stores { journeys, outbox, .. }: Stores) {
+    use Outcome::{First, Repeat, Replayed};
+    let generation = |log| Generation { log, id: 11 };
+    outbox.reset(generation(1)).await.unwrap();
+    let reported = [click("t0", T - 9, "u:1"), conversion("c0", "buy", T, "u:1")];
+    let consumed = [click("t1", T - 8, "d:1 u:1"), conversion("c1", "buy", T + 1, "u:1")];
+    let flying = [click("t2", T - 7, "d:2 u:1")];
+    journeys.record(0, &record(0, reported.clone())).await.unwrap();
+    journeys.commit(0, &[edition("c0", place(0, 1), 1)], 1).await.unwrap();
+    outbox.put_plan(0, Plan { batch: 1, from: 0, to: 1, stamp: 0 }).await.unwrap();
+    journeys.record(0, &record(1, consumed.clone())).await.unwrap();
+    journeys.commit(0, &[edition("c1", place(1, 1), 1)], 2).await.unwrap();
+    journeys.record(0, &record(2, flying.clone())).await.unwrap();
+    let ids = ["t0", "c0", "t1", "c1", "t2"];
+    assert_eq!(journeys.seen(TENANT, &ids).await.unwrap(), [true; 5]);
+
+    let first = 1 << 32;
+    let left = vec![Left { reported: 1, consumed: 2 }];
+    let on = Continuation { first, left: left.clone() };
+    for (log, first) in [(1, first), (7, 1)] {
+        let refused = outbox.continue_in(log, Continuation { first, left: left.clone() }).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{log} {first}: {refused:?}");
+    }
+    assert_eq!(outbox.continuations().await.unwrap(), []);
+    outbox.continue_in(7, on.clone()).await.unwrap();
+    for log in [7, 8] {
+        let refused = outbox.continue_in(log, on.clone()).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))), "once: {refused:?}");
+    }
+    assert_eq!(outbox.generation().await.unwrap(), Some(generation(7)));
+    assert_eq!(outbox.continuations().await.unwrap(), std::slice::from_ref(&on));
+    assert_eq!(outbox.consumed_to(0).await.unwrap(), first);
+    assert_eq!(journeys.seen(TENANT, &ids).await.unwrap(), [true, true, false, false, false]);
+    // What was decided and not reported still is to be.
+    let effects = outbox.effects(0, 1, first).await.unwrap();
+    assert_eq!(effects.iter().map(|effects| effects.editions.len()).sum::<usize>(), 1);
+
+    let again: Vec<Event> = reported.iter().chain(&consumed).chain(&flying).cloned().collect();
+    let recorded = journeys.record(0, &record(first, again.clone())).await.unwrap();
+    assert_eq!(recorded.outcomes, [Repeat, Repeat, Replayed, Replayed, Replayed]);
+    let mut affected: Vec<&str> = recorded.affected.iter().map(|one| one.conversion_id.as_str()).collect();
+    affected.sort_unstable();
+    assert_eq!(affected, ["c0", "c1"], "what was to be decided again is asked for again");
+    // The same position again, as after a death, and later ones.
+    let replayed = journeys.record(0, &record(first, again.clone())).await.unwrap();
+    assert_eq!(replayed.outcomes, recorded.outcomes);
+    let repeated = journeys.record(0, &record(first + 1, again)).await.unwrap();
+    assert_eq!(repeated.outcomes, [Repeat; 5]);
+    assert_eq!(journeys.seen(TENANT, &ids).await.unwrap(), [true; 5]);
+    let stored = journeys.commit(0, &[edition("c1", place(first, 3), 1)], first + 2).await.unwrap();
+    assert_eq!(stored, [false], "it is decided as it was");
+    let new = journeys.record(0, &record(first + 2, [click("t3", T, "u:3")])).await.unwrap();
+    assert_eq!(new.outcomes, [First]);
+    outbox.put_plan(0, Plan { batch: 2, from: 1, to: first + 2, stamp: 0 }).await.unwrap();
+
+    // Emptied for the same log it is made again from where that goes on, for another one from its beginning.
+    outbox.reset(Generation { id: 12, ..generation(7) }).await.unwrap();
+    assert_eq!(outbox.continuations().await.unwrap(), [on]);
+    outbox.reset(Generation { id: 13, ..generation(9) }).await.unwrap();
+    assert_eq!(outbox.continuations().await.unwrap(), []);
 }

@@ -5,6 +5,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -16,9 +17,11 @@ use crate::{ports, process::eventually, tls, wire::Wire};
 /// Names a cluster that runs already, with its parameters and without a topic: `kafka://host:9092?replication=1`.
 pub const URL_VARIABLE: &str = "KAFKA_URL";
 
-/// Ids of the brokers' folders and of the cluster: any that are not reserved.
+/// Ids of the brokers' folders: any that are not reserved.
 const FOLDERS: [&str; 3] = ["3Db5QLSqSZieL3rJBUUegA", "5Ej7QLSqSZieL3rJBUUegA", "7Ft9QLSqSZieL3rJBUUegA"];
-const CLUSTER: &str = "MkU3OEVBNTcwNTJENDM2Qk";
+
+/// Clusters that this process has started, each with an id of its own.
+static CLUSTERS: AtomicU32 = AtomicU32::new(0);
 
 /// Who may log in at [`Cluster::login`] and [`Cluster::tls`].
 pub const USER: &str = "attribution";
@@ -167,12 +170,13 @@ impl Cluster {
             .zip(controllers.iter().zip(FOLDERS))
             .map(|(node, (address, folder))| format!("{node}@{address}:{folder}"))
             .collect();
+        let id = format!("MkU3OEVBNTcwNTJE{:05}A", CLUSTERS.fetch_add(1, Ordering::Relaxed));
         let formatting: Vec<Child> = self
             .brokers
             .iter()
             .map(|broker| {
                 self.java("-Xmx128m")
-                    .args(["kafka.tools.StorageTool", "format", "-t", CLUSTER])
+                    .args(["kafka.tools.StorageTool", "format", "-t", &id])
                     .args(["--initial-controllers", &voters.join(",")])
                     .args(["--add-scram", &format!("SCRAM-SHA-512=[name={USER},password={PASSWORD}]")])
                     .arg("-c")

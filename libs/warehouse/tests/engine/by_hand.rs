@@ -247,7 +247,7 @@ pub(crate) async fn persons_are_who_they_were_known_to_be(engine: Engine) {
         ],
         ..Facts::default()
     };
-    warehouse.write_batch(progress(1), &facts).await.unwrap();
+    warehouse.write_batch(progress(1), 0, &facts).await.unwrap();
     let mut spec = ReportSpec { measures: vec![Measure::Persons], ..spec() };
     for (as_of, persons) in [(at + 10, 3), (at + 11, 2), (at + 21, 1), (at + 31, 2)] {
         spec.as_of_micros = as_of;
@@ -269,7 +269,7 @@ pub(crate) async fn the_published_markov_example_with_its_null_paths(engine: Eng
     let mut fact = conversion("c", "p", converted);
     fact.value_micros = 100_000_000;
     let facts = Facts { touches, conversions: vec![fact], ..Facts::default() };
-    warehouse.write_batch(progress(1), &facts).await.unwrap();
+    warehouse.write_batch(progress(1), 0, &facts).await.unwrap();
     let mut spec = ReportSpec { models: vec![ModelSpec::Markov], ..spec() };
     let expected = [
         "markov C1 EUR 0.200000 20.000000",
@@ -299,7 +299,7 @@ pub(crate) async fn null_paths_look_back_from_their_last_touch(engine: Engine) {
     let least = std::cmp::min_by_key("r1", "r2", |who| identity(who));
     let identities: Vec<IdentityFact> = ["r1", "r2"].map(|who| known_as(who, least, false, at)).to_vec();
     let facts = Facts { touches, conversions, identities };
-    warehouse.write_batch(progress(1), &facts).await.unwrap();
+    warehouse.write_batch(progress(1), 0, &facts).await.unwrap();
     let mut spec =
         ReportSpec { models: vec![ModelSpec::Markov], measures: vec![Measure::Conversions], ..spec() };
     // Paths a (1, 0), b (1, 1), a>b (0, 1). Of 2 steps from a one converts and one goes to b, of 3 from b one converts:

@@ -22,7 +22,7 @@ use warehouse::{Error, Facts, Progress, Warehouse};
 
 use crate::{
     Engine, random,
-    resume::{count, history},
+    resume::{self, count, history},
     world::{HOUR, answered, click, conversion, known_as, progress, spec, touch},
 };
 
@@ -270,7 +270,7 @@ pub(crate) async fn a_partition_is_on_its_shard_and_reports_read_all(engine: Eng
             conversions: vec![conversion(&partition.to_string(), "p", vec![click("email", HOUR)])],
             identities: vec![known_as("p", "q", false, 1)],
         };
-        warehouse.write_batch(of_partition(partition, 1), &facts).await.unwrap();
+        warehouse.write_batch(of_partition(partition, 1), 0, &facts).await.unwrap();
     }
     let parts = async |server: usize| -> Vec<u64> {
         let mut parts = Vec::new();
@@ -314,7 +314,7 @@ pub(crate) async fn a_partition_is_on_its_shard_and_reports_read_all(engine: Eng
     assert!(warehouse.progress().await.unwrap().is_empty());
     assert_eq!((parts(1).await, parts(2).await), (vec![0; 12], vec![0; 12]));
     let facts = Facts { touches: vec![touch("p", "email", HOUR)], ..Facts::default() };
-    warehouse.resume_batch(of_partition(1, 1), &facts).await.unwrap();
+    warehouse.resume_batch(of_partition(1, 1), 0, &facts).await.unwrap();
     assert_eq!(parts(2).await.iter().sum::<u64>(), 2);
 }
 
@@ -326,7 +326,7 @@ pub(crate) async fn an_insert_whose_answer_is_lost_counts_once(engine: Engine) {
     // Identities, and months of touches and of conversions; then the progress.
     let inserts = {
         servers.heard();
-        warehouse.write_batch(of_partition(1, 1), &facts).await.unwrap();
+        warehouse.write_batch(of_partition(1, 1), 0, &facts).await.unwrap();
         servers.heard().iter().filter(|heard| heard.sql.starts_with("INSERT INTO")).count()
     };
     assert!(inserts > 8);
@@ -335,10 +335,10 @@ pub(crate) async fn an_insert_whose_answer_is_lost_counts_once(engine: Engine) {
         for after in 0..inserts {
             batch += 1;
             servers.plan(after, fate);
-            let written = warehouse.write_batch(of_partition(1, batch), &facts).await;
+            let written = warehouse.write_batch(of_partition(1, batch), 0, &facts).await;
             assert!(matches!(written, Err(Error::Indeterminate(_))), "{fate:?} {after}: {written:?}");
             servers.heard();
-            warehouse.resume_batch(of_partition(1, batch), &facts).await.unwrap();
+            warehouse.resume_batch(of_partition(1, batch), 0, &facts).await.unwrap();
             // Counted by a replica that has caught up, and not before.
             let heard = servers.heard();
             let first = heard.iter().position(|heard| heard.sql.contains("count() AS rows FROM touches"));
@@ -358,6 +358,17 @@ pub(crate) async fn an_insert_whose_answer_is_lost_counts_once(engine: Engine) {
             assert_eq!(warehouse.progress().await.unwrap(), [of_partition(1, batch)]);
         }
     }
+}
+
+/// Tokens of what was taken back are remembered.
+pub(crate) async fn what_is_past_a_batch_is_taken_back_from_its_shard(engine: Engine) {
+    let servers = Servers::start(&engine).await;
+    let warehouse = servers.warehouse("taken_back").await;
+    let rows = async |table: &str| {
+        let table = format!("{table}_local");
+        count(&engine, "taken_back_1", &table).await + count(&engine, "taken_back_2", &table).await
+    };
+    resume::taken_back(&warehouse, rows).await;
 }
 
 pub(crate) async fn reports_over_two_shards_equal_the_plain_model(engine: Engine) {

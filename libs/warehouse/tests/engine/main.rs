@@ -68,6 +68,7 @@ fn main() {
         resume::more_than_a_hundred_months_come_in_one_batch,
         resume::whatever_is_there_the_rest_is_inserted_once,
         resume::what_is_past_a_batch_is_taken_back,
+        cluster::what_is_past_a_batch_is_taken_back_from_its_shard,
         resume::an_insert_of_the_largest_batch_is_one_part,
         resume::an_unreachable_warehouse_is_unavailable,
         random::reports_equal_the_plain_model,

@@ -71,7 +71,7 @@ pub(crate) async fn equal_the_plain_model(warehouse: &Warehouse, partitions: [u3
     let (early, late) = halves(&facts);
     for ((batch, partition), facts) in (1..).zip(partitions).zip([early, late]) {
         let batch = Progress { partition, ..progress(batch) };
-        warehouse.write_batch(batch, &facts).await.unwrap();
+        warehouse.write_batch(batch, 0, &facts).await.unwrap();
     }
     let mut rows = 0;
     for question in 0..QUESTIONS {

@@ -55,7 +55,7 @@ pub(crate) async fn generations_empty_everything(engine: Engine) {
         conversions: vec![conversion("c", "p", Vec::new())],
         identities: vec![known_as("p", "q", false, 1)],
     };
-    warehouse.write_batch(progress(1), &facts).await.unwrap();
+    warehouse.write_batch(progress(1), 0, &facts).await.unwrap();
     assert_eq!(warehouse.progress().await.unwrap(), [progress(1)]);
     warehouse.reset(7).await.unwrap();
     assert_eq!(warehouse.generation().await.unwrap(), Some(7));
@@ -64,7 +64,7 @@ pub(crate) async fn generations_empty_everything(engine: Engine) {
         assert_eq!(count(&engine, database, table).await, 0, "{table}");
     }
     // What was there before does not keep the same facts from coming again.
-    warehouse.resume_batch(progress(1), &facts).await.unwrap();
+    warehouse.resume_batch(progress(1), 0, &facts).await.unwrap();
     for table in ["touches", "conversions", "identities"] {
         assert_eq!(count(&engine, database, table).await, 1, "{table}");
     }
@@ -90,13 +90,13 @@ pub(crate) async fn more_than_a_hundred_months_come_in_one_batch(engine: Engine)
     let database = "months";
     let warehouse = engine.warehouse(database).await;
     let facts = history(160);
-    warehouse.write_batch(progress(1), &facts).await.unwrap();
+    warehouse.write_batch(progress(1), 0, &facts).await.unwrap();
     let months = "(SELECT DISTINCT toYYYYMM(time) FROM conversions)";
     assert!(count(&engine, database, months).await > 100);
     let measures = vec![Measure::Conversions];
     let spec = ReportSpec { from_millis: Y2K, to_millis: NOON, measures, ..spec() };
     assert_eq!(answered(&warehouse, &spec).await, ["last_touch email 160.000000"]);
-    warehouse.resume_batch(progress(1), &facts).await.unwrap();
+    warehouse.resume_batch(progress(1), 0, &facts).await.unwrap();
     assert_eq!(answered(&warehouse, &spec).await, ["last_touch email 160.000000"]);
 }
 
@@ -115,18 +115,18 @@ pub(crate) async fn whatever_is_there_the_rest_is_inserted_once(engine: Engine) 
             conversions: whole.conversions[..conversions].into(),
         };
         let batch = Progress { partition: 3, ..progress(batch) };
-        warehouse.write_batch(batch, &part).await.unwrap();
+        warehouse.write_batch(batch, 0, &part).await.unwrap();
         // As if it had ended before the progress.
         let forget =
             format!("ALTER TABLE progress DELETE WHERE batch = {} SETTINGS mutations_sync = 2", batch.batch);
         engine.client(database).query(&forget).execute().await.unwrap();
-        warehouse.resume_batch(batch, &whole).await.unwrap();
+        warehouse.resume_batch(batch, 0, &whole).await.unwrap();
         for table in tables {
             let of_batch = format!("{table} WHERE part = 3 AND batch = {}", batch.batch);
             assert_eq!(count(&engine, database, &of_batch).await, 12, "{table} {batch:?}");
         }
         assert_eq!(warehouse.progress().await.unwrap(), [batch]);
-        warehouse.resume_batch(batch, &whole).await.unwrap();
+        warehouse.resume_batch(batch, 0, &whole).await.unwrap();
         assert_eq!(count(&engine, database, "conversions").await, 12 * batch.batch);
     }
     // A batch that holds more than it was made of is not resumed.
@@ -134,39 +134,43 @@ pub(crate) async fn whatever_is_there_the_rest_is_inserted_once(engine: Engine) 
     engine.client(database).query(forget).execute().await.unwrap();
     let less = history(11);
     let batch = Progress { partition: 3, ..progress(7) };
-    assert!(matches!(warehouse.resume_batch(batch, &less).await, Err(Error::Rejected(_))));
+    assert!(matches!(warehouse.resume_batch(batch, 0, &less).await, Err(Error::Rejected(_))));
 }
 
 pub(crate) async fn what_is_past_a_batch_is_taken_back(engine: Engine) {
-    let database = "cut";
-    let warehouse = engine.warehouse(database).await;
+    let warehouse = engine.warehouse("cut").await;
+    taken_back(&warehouse, async |table| count(&engine, "cut", table).await).await;
+}
+
+/// Of two partitions one is taken back, told by the rows that are there of a table, and others come in their place.
+pub(crate) async fn taken_back(warehouse: &Warehouse, rows: impl AsyncFn(&str) -> u64) {
     let facts = |name: &str, channel: &str| Facts {
         touches: vec![touch(name, channel, HOUR)],
         conversions: vec![conversion(name, name, vec![click(channel, HOUR)])],
         identities: vec![known_as(name, name, false, 1)],
     };
     let other = Progress { partition: 1, ..progress(9) };
-    warehouse.write_batch(other, &facts("other", "social")).await.unwrap();
+    warehouse.write_batch(other, 0, &facts("other", "social")).await.unwrap();
     for batch in 1..=4 {
-        warehouse.write_batch(progress(batch), &facts(&format!("p{batch}"), "email")).await.unwrap();
+        warehouse.write_batch(progress(batch), 0, &facts(&format!("p{batch}"), "email")).await.unwrap();
     }
     // By the tables, and by the sums that the engine keeps with them.
     let check = async |batch: u64| {
         for table in ["touches", "conversions", "identities"] {
-            assert_eq!(count(&engine, database, table).await, batch + 1, "{table}");
+            assert_eq!(rows(table).await, batch + 1, "{table}");
         }
         assert_eq!(warehouse.progress().await.unwrap(), [progress(batch), other]);
         let expected = [format!("last_touch email {batch}.000000"), "last_touch social 1.000000".to_owned()];
         let measures = vec![Measure::Conversions];
-        assert_eq!(answered(&warehouse, &ReportSpec { measures, ..spec() }).await, expected);
+        assert_eq!(answered(warehouse, &ReportSpec { measures, ..spec() }).await, expected);
     };
     check(4).await;
-    for _ in 0..2 {
-        warehouse.cut(progress(2)).await.unwrap();
+    for stamp in [1, 2] {
+        warehouse.cut(progress(2), stamp).await.unwrap();
         check(2).await;
     }
     // Other facts under the same number come in as if the first had never been there.
-    warehouse.write_batch(progress(3), &facts("p5", "email")).await.unwrap();
+    warehouse.write_batch(progress(3), 3, &facts("p5", "email")).await.unwrap();
     check(3).await;
 }
 
@@ -181,7 +185,7 @@ pub(crate) async fn an_insert_of_the_largest_batch_is_one_part(engine: Engine) {
         fact.identity = identity(&n.to_string());
         facts.conversions.push(fact);
     }
-    warehouse.write_batch(progress(1), &facts).await.unwrap();
+    warehouse.write_batch(progress(1), 0, &facts).await.unwrap();
     let parts = format!("system.parts WHERE active AND database = '{database}' AND table = 'conversions'");
     assert_eq!(count(&engine, database, &parts).await, 1);
     engine.client(database).query("SYSTEM START MERGES").execute().await.unwrap();
@@ -194,7 +198,7 @@ pub(crate) async fn an_unreachable_warehouse_is_unavailable(_engine: Engine) {
     let database = "nowhere".to_owned();
     let config = Config { url, user: String::new(), password: String::new(), database };
     let warehouse = Warehouse::connect(&config).unwrap();
-    let error = warehouse.write_batch(progress(1), &Facts::default()).await.unwrap_err();
+    let error = warehouse.write_batch(progress(1), 0, &Facts::default()).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable(_)), "{error}");
     assert!(matches!(warehouse.report(&spec()).await, Err(Error::Unavailable(_))));
     let wrong = Config { database: "a`b".into(), ..config };

@@ -96,7 +96,7 @@ pub(crate) fn progress(batch: u64) -> Progress {
 
 pub(crate) async fn written(warehouse: &Warehouse, conversions: Vec<ConversionFact>) {
     let facts = Facts { conversions, ..Facts::default() };
-    warehouse.write_batch(progress(1), &facts).await.unwrap();
+    warehouse.write_batch(progress(1), 0, &facts).await.unwrap();
 }
 
 /// January 2026, last touch by channel: conversions and value.

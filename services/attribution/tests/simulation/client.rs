@@ -26,6 +26,7 @@ pub struct Client(Arc<Mutex<State>>);
 
 struct State {
     rng: SmallRng,
+    events: Vec<Sent>,
     waiting: VecDeque<Batch>,
     /// Sent and not answered, by number.
     flying: BTreeMap<u64, Batch>,
@@ -65,7 +66,9 @@ impl Client {
             room -= 1;
         }
         let (flying, acknowledged) = (BTreeMap::new(), BTreeSet::new());
-        Self(Arc::new(Mutex::new(State { rng, waiting, flying, next: 0, acknowledged, wrong: None, all })))
+        let events = events.to_vec();
+        let state = State { rng, events, waiting, flying, next: 0, acknowledged, wrong: None, all };
+        Self(Arc::new(Mutex::new(state)))
     }
 
     /// Sends until nothing is left.
@@ -103,6 +106,18 @@ impl Client {
         let mut state = self.0.lock().unwrap();
         let flying = std::mem::take(&mut state.flying);
         flying.into_values().for_each(|batch| state.again(batch));
+    }
+
+    /// What was acknowledged may be lost: everything is sent once more, however often it was sent, in any order.
+    pub fn send_all_again(&self) {
+        let state = &mut *self.0.lock().unwrap();
+        state.acknowledged.clear();
+        let mut events = state.events.clone();
+        events.shuffle(&mut state.rng);
+        for (tenant, event) in events {
+            let place = state.rng.random_range(0..=state.waiting.len());
+            state.waiting.insert(place, Batch { tenant, events: vec![event] });
+        }
     }
 
     pub fn acknowledged(&self) -> BTreeSet<(&'static str, String)> {

@@ -42,6 +42,12 @@ pub struct Machine {
     tables: SimulatedTables,
     /// Of the journey store, made at the end of a process.
     backup: Mutex<Option<Backup>>,
+    /// How many stores were lost, and how many of them before the backup: one that is of another generation than the
+    /// warehouse is of use with its log alone.
+    lost: AtomicU64,
+    lost_before_backup: AtomicU64,
+    /// Logs that were lost.
+    logs: AtomicU64,
     partitions: u32,
     /// What the clock said last.
     clock_micros: AtomicI64,
@@ -100,6 +106,9 @@ impl World {
             disk: SimulatedDisk::default(),
             tables: SimulatedTables::default(),
             backup: Mutex::default(),
+            lost: AtomicU64::new(0),
+            lost_before_backup: AtomicU64::new(0),
+            logs: AtomicU64::new(0),
             partitions,
             // 2026-03-01: all events are in the past.
             clock_micros: AtomicI64::new(1_772_323_200_000_000),
@@ -200,13 +209,15 @@ impl World {
         });
         drop(runtime);
         client.disconnected();
-        self.end(&mut rng);
+        if self.end(&mut rng) {
+            client.send_all_again();
+        }
         outcome
     }
 
     /// The machine after a process: it was killed, or the power went; and somebody may have removed a folder, or have brought
-    /// back a journey store that is older than the warehouse.
-    fn end(&self, rng: &mut SmallRng) {
+    /// back a journey store that is older than the warehouse; and its log may be lost with what came since. Whether it is.
+    fn end(&self, rng: &mut SmallRng) -> bool {
         let after = rng.random_range(0..20);
         match after {
             0 => {
@@ -219,6 +230,8 @@ impl World {
             }
             _ => {}
         }
+        self.lost.fetch_add(u64::from(after < 2), Ordering::Relaxed);
+        let lost = self.lost.load(Ordering::Relaxed);
         let mut backup = self.backup.lock().unwrap();
         if rng.random_bool(0.4) {
             self.disk.kill();
@@ -232,12 +245,28 @@ impl World {
                 self.trace.note("the journey store is set back");
                 self.tables.restore(backup);
                 self.warehouse.whole_batches();
+                let fits = lost == self.lost_before_backup.load(Ordering::Relaxed) && self.fills_the_log();
+                if fits && rng.random_bool(0.5) {
+                    self.trace.note("the log is gone");
+                    self.logs.fetch_add(1, Ordering::Relaxed);
+                    return true;
+                }
             }
+            Some(_) if after >= 10 => {}
             // The first one, and sometimes a later one.
-            None => *backup = Some(self.tables.backup()),
-            Some(_) if after < 10 => *backup = Some(self.tables.backup()),
-            Some(_) => {}
+            _ => {
+                *backup = Some(self.tables.backup());
+                self.lost_before_backup.store(lost, Ordering::Relaxed);
+            }
         }
+        false
+    }
+
+    /// Whether the journey store knows as many partitions as there are.
+    fn fills_the_log(&self) -> bool {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let outbox = journey_store::simulated::open(&self.tables).outbox;
+        runtime.block_on(async { outbox.consumed_to(self.partitions - 1).await.unwrap() > 0 })
     }
 
     async fn live(&self, rng: &mut SmallRng, percent: u32, client: &Client) -> Result<Stores, String> {
@@ -256,7 +285,7 @@ impl World {
         let options = Options {
             partitions: Some(self.partitions),
             segment_bytes_max: SEGMENT_BYTES_LEAST,
-            ..Options::new(PathBuf::from("/log"))
+            ..Options::new(PathBuf::from(format!("/log{}", self.logs.load(Ordering::Relaxed))))
         };
         let log = match LocalLog::open_on(options, host) {
             Ok(log) => Arc::new(log),
@@ -285,8 +314,12 @@ impl World {
             }
             false => vec![Arc::clone(&log) as Arc<dyn EventLog>],
         };
-        let attributions: Vec<Attribution> =
-            views.into_iter().map(|log| self.attribution(rng, percent, log, &stores, &shutdown)).collect();
+        let mut attributions: Vec<Attribution> = Vec::new();
+        for log in views {
+            let log = self.continued(log, &stores).await?;
+            attributions.push(self.attribution(rng, percent, log, &stores, &shutdown));
+        }
+        let log = self.continued(log, &stores).await?;
         let ingestion = self.ingestion(rng, &log, &stores, &shutdown).await?;
         client.run(self, &ingestion).await?;
         let mut last = 0;
@@ -298,6 +331,22 @@ impl World {
         }
         self.trace.note("complete");
         Ok(stores)
+    }
+
+    /// The log as the positions of the stores are in it, when the warehouse answers.
+    async fn continued(&self, log: Arc<dyn EventLog>, stores: &Stores) -> Result<Arc<dyn EventLog>, String> {
+        loop {
+            let lost = stores.outbox.generation().await.map_err(|error| error.to_string())?;
+            let lost = lost.map(|lost| lost.log);
+            let (outbox, warehouse) = (&*stores.outbox, self.warehouse.connect());
+            match attribution_service::continued(Arc::clone(&log), outbox, &warehouse, lost).await {
+                Ok(log) => return Ok(log),
+                Err(attribution_service::Error::Warehouse(_)) => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(error) => return Err(error.to_string()),
+            }
+        }
     }
 
     fn attribution(
@@ -336,7 +385,7 @@ impl World {
     async fn ingestion(
         &self,
         rng: &mut SmallRng,
-        log: &Arc<LocalLog>,
+        log: &Arc<dyn EventLog>,
         stores: &Stores,
         shutdown: &CancellationToken,
     ) -> Result<Peer, String> {
@@ -349,7 +398,7 @@ impl World {
         }
         let front = Front::new(self.settings.clone(), Limits::default(), Health::default());
         let deps = ingestion::Deps {
-            log: Arc::clone(log) as Arc<dyn EventLog>,
+            log: Arc::clone(log),
             cache: cache::open("memory://").map_err(|error| error.to_string())?,
             backlog: Arc::new(|| 0),
             recover_from,
