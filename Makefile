@@ -14,9 +14,6 @@ demo: chdb onnxruntime ## Build the release binary and attribute 88,387 real jou
 	cargo build --release --locked -p attribution-cli
 	scripts/demo.sh
 
-# A list that $(or) would take for its arguments.
-CLUSTER_ROWS = kafka,redis,cql
-
 # The program that starts the servers is built for itself: what tests turn on is not to be in the services.
 .PHONY: demo-cluster
 demo-cluster: chdb ## The same demo through a process for each service, over real Kafka, CQL, Redis and ClickHouse

@@ -68,8 +68,8 @@ const FORMAT: u32 = 2;
 const FORMAT_FILE: &str = "FORMAT";
 const WITNESS_FILE: &str = "DURABLE";
 const DATABASE_FOLDER: &str = "tables";
-/// Journal on disk before fjall moves the oldest writes into tables.
-const JOURNAL_BYTES_MAX: u64 = 256 << 20;
+/// Journal on disk before fjall moves the oldest writes into tables. A start after a kill reads all of it.
+const JOURNAL_BYTES_MAX: u64 = 128 << 20;
 /// Blocks of tables that are read in order.
 const ORDER_BLOCK_BYTES: u32 = 16 << 10;
 /// Keys with their prefix that are made without an allocation: all but those of long event ids.

@@ -62,11 +62,12 @@ const READ: [Table; 4] = [Table::Seen, Table::Persons, Table::Members, Table::Ed
 const BLOCK_WORDS: usize = 8;
 /// Keys of one block: 16 bits each, so that less than one in 100 absent ones is taken for present.
 const BLOCK_KEYS: usize = 32;
-/// Keys of the first part; each one more has place for four times as many, up to the largest.
+/// Keys of the first part; each one more has place for four times as many.
 const FIRST_KEYS: usize = if cfg!(test) { 1 << 7 } else { 1 << 17 };
-const LARGEST_KEYS: usize = FIRST_KEYS << 8;
-/// 277 MiB for 145 million keys. Beyond, the last part takes more and more absent ones for present.
-const PARTS_MAX: usize = 8;
+/// The last one is sixteen times as large as the one before, so that a store of many keys has all the memory that it will
+/// take at once. 277 MiB for 145 million keys; beyond, it takes more and more absent ones for present.
+const LAST_KEYS: usize = FIRST_KEYS << 10;
+const PARTS_MAX: usize = 5;
 const HASH_BYTES: usize = 8;
 /// Hashes read with a batch of few events, and with each event of a larger one.
 const READ_HASHES_MIN: usize = if cfg!(test) { 100 } else { 1 << 18 };
@@ -209,7 +210,7 @@ fn hash(folding: &Folding, table: Table, key: &[u8]) -> u64 {
 
 /// How many keys a part has place for.
 fn part_keys(part: usize) -> usize {
-    LARGEST_KEYS.min(FIRST_KEYS << (2 * part))
+    if part + 1 < PARTS_MAX { FIRST_KEYS << (2 * part) } else { LAST_KEYS }
 }
 
 /// A block, and one bit of each of its words.

@@ -63,8 +63,17 @@ impl Acceptor {
     }
 
     /// Begins a batch of a tenant's events, about so many of them, that came in at a time in Unix microseconds.
-    pub(crate) fn batch<'t>(&'t self, tenant: &'t Tenant, now_micros: i64, events: usize) -> Builder<'t> {
-        Builder::new(tenant, &self.keys, self.log.partitions(), now_micros.div_euclid(1_000), events)
+    ///
+    /// # Errors
+    /// Nothing may be taken on, so nothing need be read.
+    pub(crate) fn batch<'t>(
+        &'t self,
+        tenant: &'t Tenant,
+        now_micros: i64,
+        events: usize,
+    ) -> Result<Builder<'t>, Error> {
+        self.backlog.open(&tenant.name)?;
+        Ok(Builder::new(tenant, &self.keys, self.log.partitions(), now_micros.div_euclid(1_000), events))
     }
 
     /// Makes the new events of a batch durable.

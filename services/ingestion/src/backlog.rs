@@ -26,17 +26,35 @@ impl Bound {
         Self { queued, events_max, taken: Mutex::default() }
     }
 
+    /// Whether anything of a tenant may be taken on. It is asked before a body is parsed: under a flood most of what comes in
+    /// would be parsed to be refused. The last thousandth of the bound counts as full, since what waits goes down in steps.
+    ///
+    /// # Errors
+    /// The backlog, or the tenant's part of it, is full.
+    pub(crate) fn open(&self, tenant: &Arc<str>) -> Result<(), service::Error> {
+        let least = self.events_max / 1_000 + 1;
+        let left = self.left();
+        if left < least {
+            return Err(error::backlog_full());
+        }
+        if self.is_open_to_all(left) {
+            return Ok(());
+        }
+        let own = self.taken.lock().get(tenant).copied().unwrap_or(0);
+        if own + least > left { Err(error::backlog_full_of_tenant()) } else { Ok(()) }
+    }
+
     /// Takes events of a tenant on.
     ///
     /// # Errors
     /// The backlog, or the tenant's part of it, is full.
     pub(crate) fn take(&self, tenant: &Arc<str>, events: u64) -> Result<(), service::Error> {
-        let left = self.events_max.saturating_sub((self.queued)());
+        let left = self.left();
         if events > left {
             return Err(error::backlog_full());
         }
         let mut taken = self.taken.lock();
-        if left > self.events_max / 2 {
+        if self.is_open_to_all(left) {
             taken.clear();
             return Ok(());
         }
@@ -46,6 +64,14 @@ impl Bound {
         }
         *own += events;
         Ok(())
+    }
+
+    fn left(&self) -> u64 {
+        self.events_max.saturating_sub((self.queued)())
+    }
+
+    fn is_open_to_all(&self, left: u64) -> bool {
+        left > self.events_max / 2
     }
 }
 
@@ -77,6 +103,32 @@ mod tests {
         };
         // Up to the half all of it is anybody's; then half of what is left, and at the end nothing is.
         assert_eq!(["a", "b", "c", "d", "a"].map(&mut flood), [750, 125, 63, 31, 0]);
+    }
+
+    #[test]
+    fn nothing_is_read_from_the_last_thousandth_on() {
+        let (bound, queued) = bound();
+        for (waiting, open) in [(998, true), (999, false), (1_000, false), (1_001, false)] {
+            queued.store(waiting, Ordering::Relaxed);
+            assert_eq!(bound.open(&"a".into()).is_ok(), open, "{waiting}");
+        }
+        let small = |waiting| Bound::new(Arc::new(move || waiting), 10).open(&"a".into());
+        small(9).unwrap();
+        assert_eq!(small(10).unwrap_err().code_str(), "backlog_full");
+    }
+
+    #[test]
+    fn nothing_is_read_of_a_tenant_that_has_its_part() {
+        let (bound, queued) = bound();
+        let (flood, other) = (Arc::from("a"), Arc::from("b"));
+        queued.store(600, Ordering::Relaxed);
+        for (taken, open) in [(398, true), (1, false), (1, false)] {
+            bound.take(&flood, taken).unwrap();
+            assert_eq!(bound.open(&flood).is_ok(), open, "{taken}");
+        }
+        bound.open(&other).unwrap();
+        queued.store(499, Ordering::Relaxed);
+        bound.open(&flood).unwrap();
     }
 
     #[test]

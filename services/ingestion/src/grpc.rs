@@ -156,7 +156,7 @@ impl Ingest {
         let now_micros = jiff::Timestamp::now().as_microsecond();
         let tenant = caller.tenant();
         let events = 1 + message.len() / EVENT_BYTES_GUESS;
-        let mut batch = self.acceptor.batch(tenant, now_micros, events);
+        let mut batch = self.acceptor.batch(tenant, now_micros, events)?;
         let sequence = message::read(form, &message, &mut batch)?;
         drop(message);
         let answer = self.acceptor.accept(tenant, batch.finish(), now_micros).await?;

@@ -44,7 +44,7 @@ async fn events(State(ingest): State<Ingest>, request: Request) -> Result<Respon
     let now_micros = jiff::Timestamp::now().as_microsecond();
     let tenant = caller.tenant();
     let events = 1 + body.len() / EVENT_BYTES_GUESS;
-    let batch = read(&body, format, ingest.acceptor.batch(tenant, now_micros, events))?;
+    let batch = read(&body, format, ingest.acceptor.batch(tenant, now_micros, events)?)?;
     drop(body);
     let answer = ingest.acceptor.accept(tenant, batch, now_micros).await?;
     Ok(respond(&answer))

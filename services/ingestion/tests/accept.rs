@@ -198,6 +198,9 @@ async fn the_backlog_is_bounded() {
     assert_eq!((refused.status.as_u16(), refused.json["code"].as_str()), (503, Some("backlog_full")));
     assert!(refused.headers.contains_key("retry-after"));
     assert_eq!(sandbox.log.ids().await, ["a"]);
+    assert_eq!(sandbox.post("no JSON".to_owned()).await.status, 503, "what is not taken on is not read");
+    sandbox.backlog.store(9, Ordering::Relaxed);
+    assert_eq!(sandbox.post("no JSON".to_owned()).await.status, 400);
 }
 
 #[tokio::test]
