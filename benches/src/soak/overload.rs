@@ -146,7 +146,7 @@ impl Overload {
     }
 
     /// Sends on a schedule; the numbers of those that were taken. A batch that was refused is the next one to be sent: to make
-    /// another would take the time of the platform's cores.
+    /// another takes longer than to send it, and the generator has one core.
     fn flood(&self, platform: &Process, stream: &Stream, times: u32, rate: f64) -> Result<(Flood, Vec<u64>)> {
         let (began, time) = (Instant::now(), Duration::from_secs(self.seconds));
         let (next, refused) = (AtomicU64::new(0), AtomicU64::new(0));

@@ -5,7 +5,6 @@ use std::io::Read;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
-use http_body::Body as _;
 use http_body_util::BodyExt;
 
 use crate::{
@@ -100,9 +99,7 @@ async fn collect(headers: &HeaderMap, mut body: Body, bytes_max: usize) -> Resul
             first = data;
         } else {
             if rest.is_empty() {
-                // As much as it says there will be; pages that it does not fill are never taken.
-                let declared = first.len() + data.len() + body.size_hint().lower() as usize;
-                rest.reserve(declared.min(bytes_max));
+                rest.reserve(first.len() + data.len());
                 rest.extend_from_slice(&first);
                 first = Bytes::new();
             }
