@@ -7,7 +7,6 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
 };
 
 use anyhow::Result;
@@ -108,7 +107,7 @@ async fn ingestion(
     let deps = ingestion::Deps {
         log: event_log::open(&log).await?,
         cache: cache::open(&cache)?,
-        backlog: Arc::new(|| 0),
+        backlog: None,
         recover_from: Vec::new(),
         health,
     };

@@ -18,6 +18,8 @@ mod met;
 mod metrics;
 mod outbox;
 mod persons;
+#[cfg(test)]
+mod reads_tests;
 mod record;
 mod rows;
 mod scores;
@@ -421,7 +423,7 @@ pub struct Stores {
 /// Opens the store that the URL names.
 ///
 /// `memory://` is gone with the process. `file:///path?cache_bytes_max=…` is a folder of this store's own, made if there is
-/// none; the cache of blocks is 64 MiB unless said otherwise, at least 1 MiB. Of two processes the second one is refused, and
+/// none; the cache of blocks is 128 MiB unless said otherwise, at least 1 MiB. Of two processes the second one is refused, and
 /// so is a folder of a newer format, before anything is written.
 ///
 /// `scylla://host,host/keyspace?…` is a keyspace of ScyllaDB or Cassandra, made if there is none, and shared by all processes

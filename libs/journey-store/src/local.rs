@@ -19,7 +19,7 @@ use std::{
 use fjall::{
     CompressionType, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable,
     Snapshot, UserKey,
-    config::{BlockSizePolicy, FilterPolicy, FilterPolicyEntry, PinningPolicy},
+    config::{BlockSizePolicy, FilterPolicy, FilterPolicyEntry, PartitioningPolicy, PinningPolicy},
 };
 use parking_lot::{Mutex, RwLock};
 
@@ -294,20 +294,29 @@ fn head(key: &[u8]) -> u64 {
     u64::from_be_bytes(head)
 }
 
-/// Filters and indices of the first levels stay in memory: a look-up asks one of every table on its way, and would read a
-/// megabyte again that was dropped for other blocks. Further down they come in pieces, which the cache keeps or drops.
+/// Filters and indices of the first two levels, which are of one size, stay in memory: a look-up asks one of every table on
+/// its way, and would read a megabyte again that was dropped for other blocks. Further down they grow with what is stored, so
+/// they are in pieces, which the cache keeps or drops.
 fn point_options() -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default()
         .filter_block_pinning_policy(PinningPolicy::all(true))
         .index_block_pinning_policy(PinningPolicy::all(true))
+        .filter_block_partitioning_policy(in_pieces())
+        .index_block_partitioning_policy(in_pieces())
 }
 
-/// Larger blocks, their indices in memory, and no filter: it would never be asked.
+/// Larger blocks, and no filter: it would never be asked.
 fn order_options() -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default()
         .data_block_size_policy(BlockSizePolicy::all(ORDER_BLOCK_BYTES))
         .index_block_pinning_policy(PinningPolicy::all(true))
+        .index_block_partitioning_policy(in_pieces())
         .filter_policy(FilterPolicy::all(FilterPolicyEntry::None))
+}
+
+/// From the third level on.
+fn in_pieces() -> PartitioningPolicy {
+    PartitioningPolicy::new([false, false, true])
 }
 
 fn marker(format: u32) -> String {

@@ -13,7 +13,7 @@ pub(crate) enum Location {
 }
 
 /// The block cache unless the URL says otherwise.
-const CACHE_BYTES_DEFAULT: u64 = 64 << 20;
+const CACHE_BYTES_DEFAULT: u64 = 128 << 20;
 /// The smallest block cache.
 const CACHE_BYTES_MIN: u64 = 1 << 20;
 

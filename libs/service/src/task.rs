@@ -1,8 +1,15 @@
 //! Tasks with names.
 
-use std::{any::Any, future::Future};
+use std::{any::Any, future::Future, io};
 
-use tokio::task::JoinHandle;
+use tokio::{runtime::Runtime, task::JoinHandle};
+
+/// Threads apart from those that answer requests, for work that keeps one for tens of milliseconds.
+///
+/// Dropped, they are let go without a wait.
+pub struct Threads {
+    runtime: Option<Runtime>,
+}
 
 /// Starts a task that works for no request. A panic in it is logged under its name, and also in the handle.
 // The wrapper that everyone else is sent to.
@@ -17,6 +24,34 @@ where
         drop(guard);
         output
     })
+}
+
+// === impl Threads ===
+
+impl Threads {
+    /// As many as there are cores.
+    ///
+    /// # Errors
+    /// The system has no threads left.
+    pub fn new(name: &'static str) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().thread_name(name).enable_all().build()?;
+        Ok(Self { runtime: Some(runtime) })
+    }
+
+    /// Calls a function whose tasks run on these threads.
+    pub fn enter<T>(&self, start: impl FnOnce() -> T) -> T {
+        let _entered = self.runtime.as_ref().map(Runtime::enter);
+        start()
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        // A runtime that waits for its threads must not be dropped by a task.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 struct PanicGuard {
@@ -35,4 +70,21 @@ impl Drop for PanicGuard {
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&'static str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no message)")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn tasks_run_on_the_threads_that_were_entered() {
+        let threads = Threads::new("apart").unwrap();
+        let name = || std::thread::current().name().map(str::to_owned);
+        let task = threads.enter(|| spawn("named", async move { name() }));
+        assert_eq!(task.await.unwrap().as_deref(), Some("apart"));
+        // A task may let them go.
+        drop(threads);
+    }
 }

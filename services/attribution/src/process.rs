@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use event_log::LogError;
 use journey_store::StoreError;
 use serde::{Deserialize, Serialize};
-use service::{Front, Peer, PeerConfig, Process, Secret, SettingsPlace, StoreUrl};
+use service::{Front, Peer, PeerConfig, Process, Secret, SettingsPlace, StoreUrl, task::Threads};
 use telemetry::health::Health;
 use tokio_util::sync::CancellationToken;
 use warehouse::Warehouse;
@@ -87,7 +87,8 @@ pub async fn process(
         deps =
             deps.with_gateway(Peer::connect(&config.ml, |_| true).map_err(|error| anyhow!("ml: {error}"))?);
     }
-    let attribution = crate::start(&config.attribution, &deps, &shutdown);
+    let threads = Threads::new("attribution")?;
+    let attribution = threads.enter(|| crate::start(&config.attribution, &deps, &shutdown));
     service::serve(listeners, &front, attribution.routes(&front), shutdown).await?;
     attribution.stopped().await?;
     tracing::info!("stopped");

@@ -2,12 +2,13 @@
 
 use std::{
     collections::BTreeSet,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
 use event_log::EventLog;
-use tokio::sync::watch;
+use parking_lot::Mutex;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Deps, assignment::Assigned, error::Error, generation, metrics};
@@ -35,24 +36,60 @@ pub struct Watermark {
 /// Positions of every partition, and how far reports go.
 pub struct Progress {
     consumed: Vec<watch::Sender<u64>>,
+    /// Whether it was learned yet where a partition stands.
+    known: Vec<AtomicBool>,
     written: Vec<watch::Sender<u64>>,
     watermark: watch::Sender<Watermark>,
     /// Events in a record of those that were read last.
     record_events: AtomicU64,
-    queued_events: AtomicU64,
+    paces: Vec<Mutex<Pace>>,
     /// How far each partition is behind the log, microseconds.
     behind: Vec<AtomicU64>,
     pub(crate) ended: CancellationToken,
 }
 
+/// The batch that a worker has at hand, and how fast it was with the one before. A batch may take seconds: without it places
+/// in the backlog would come free by tens of thousands at a time, and everybody who waits for one would be let in at once.
+#[derive(Debug, Default)]
+struct Pace {
+    began: Option<Instant>,
+    events: u64,
+    /// Events of the last batch that had any, and how long it took.
+    before: Option<(u64, Duration)>,
+}
+
+// === impl Pace ===
+
+impl Pace {
+    fn begin(&mut self, events: u64) {
+        (self.began, self.events) = (Some(Instant::now()), events);
+    }
+
+    fn end(&mut self) {
+        if let Some(began) = self.began.take().filter(|_| self.events > 0) {
+            self.before = Some((self.events, began.elapsed()));
+        }
+    }
+
+    /// How many events of the batch at hand are attributed by now if it is as fast as the one before.
+    fn done(&self) -> u64 {
+        let (Some(began), Some((events, took))) = (self.began, self.before) else { return 0 };
+        let done = u128::from(events) * began.elapsed().as_micros() / took.as_micros().max(1);
+        u64::try_from(done).unwrap_or(u64::MAX).min(self.events)
+    }
+}
+
+// === impl Progress ===
+
 impl Progress {
     pub(crate) fn new(partitions: u32) -> Self {
         Self {
             consumed: (0..partitions).map(|_| watch::Sender::new(0)).collect(),
+            known: (0..partitions).map(|_| AtomicBool::new(false)).collect(),
             written: (0..partitions).map(|_| watch::Sender::new(0)).collect(),
             watermark: watch::Sender::default(),
             record_events: AtomicU64::new(1),
-            queued_events: AtomicU64::new(0),
+            paces: (0..partitions).map(|_| Mutex::default()).collect(),
             behind: (0..partitions).map(|_| AtomicU64::new(0)).collect(),
             ended: CancellationToken::new(),
         }
@@ -75,15 +112,25 @@ impl Progress {
         *self.consumed[partition as usize].borrow()
     }
 
-    /// Events appended to the partitions of this process and not yet attributed: records that wait, by the events that those
-    /// which were read last have held.
-    pub fn queued_events(&self) -> u64 {
-        self.queued_events.load(Ordering::Relaxed)
+    /// The same, as soon as it is learned where the partition stands.
+    pub fn known_to(&self, partition: u32) -> Option<u64> {
+        self.known[partition as usize].load(Ordering::Acquire).then(|| self.consumed_to(partition))
+    }
+
+    /// Events from there on that are attributed too, if the batch at hand is as fast as the one before.
+    pub fn events_ahead(&self, partition: u32) -> u64 {
+        self.paces[partition as usize].lock().done()
+    }
+
+    /// Events in a record, by what was read last.
+    pub fn record_events(&self) -> u64 {
+        self.record_events.load(Ordering::Relaxed)
     }
 
     pub(crate) fn start_at(&self, partition: u32, consumed: u64, written: u64) {
         self.consumed[partition as usize].send_replace(consumed);
         self.written[partition as usize].send_replace(written);
+        self.known[partition as usize].store(true, Ordering::Release);
     }
 
     /// How far somebody else has come; never moves back.
@@ -93,15 +140,18 @@ impl Progress {
         };
         forward(&self.consumed[partition as usize], consumed);
         forward(&self.written[partition as usize], written);
+        self.known[partition as usize].store(true, Ordering::Release);
     }
 
     /// Records were read that hold so many events. Told before they are worked on: how much waits must be known in the first
     /// seconds after a start, and when records become larger.
-    pub(crate) fn read(&self, records: u64, events: u64) {
+    pub(crate) fn read(&self, partition: u32, records: u64, events: u64) {
         self.record_events.store(events.div_ceil(records.max(1)).max(1), Ordering::Relaxed);
+        self.paces[partition as usize].lock().begin(events);
     }
 
     pub(crate) fn consumed(&self, partition: u32, to: u64) {
+        self.paces[partition as usize].lock().end();
         self.consumed[partition as usize].send_replace(to);
     }
 
@@ -116,18 +166,15 @@ impl Progress {
         behind.max().unwrap_or(0)
     }
 
-    /// Estimates what waits in the partitions of this process: those of all processes add up to what waits at all.
-    async fn measure(&self, log: &dyn EventLog, own: &BTreeSet<u32>) -> Result<(), Error> {
-        metrics::behind(self.slowest(own) as f64 / 1e6);
+    /// Estimates how many events wait in the partitions of this process: those of all processes add up to what waits at all.
+    /// It is the records that wait, by the events that those which were read last have held.
+    async fn measure(&self, log: &dyn EventLog, own: &BTreeSet<u32>) -> Result<u64, Error> {
         let mut records = 0;
         for &partition in own {
             let consumed = self.consumed_to(partition);
             records += log.end(partition).await?.offset.saturating_sub(consumed);
         }
-        let each = self.record_events.load(Ordering::Relaxed);
-        self.queued_events.store(records * each, Ordering::Relaxed);
-        metrics::queued(records * each);
-        Ok(())
+        Ok(records * self.record_events())
     }
 
     /// This process cannot go on: what it knows of the stores is another generation's.
@@ -169,8 +216,10 @@ pub(crate) async fn watch(deps: &Deps, assigned: Assigned, progress: &Progress, 
     let measure = async {
         loop {
             let own = assigned.borrow().clone();
-            if let Err(error) = progress.measure(log, &own).await {
-                tracing::warn!(%error, "the queue cannot be measured");
+            metrics::behind(progress.slowest(&own) as f64 / 1e6);
+            match progress.measure(log, &own).await {
+                Ok(events) => metrics::queued(events),
+                Err(error) => tracing::warn!(%error, "the queue cannot be measured"),
             }
             tokio::time::sleep(MEASURE_PAUSE).await;
         }
@@ -238,16 +287,15 @@ mod tests {
             }
             progress.behind(partition, behind);
         }
-        progress.measure(&*log, &BTreeSet::from([0, 1])).await.unwrap();
-        assert_eq!(progress.queued_events(), 3, "records of one event each");
-        assert_eq!(progress.slowest(&BTreeSet::from([0, 1])), 7);
+        let own = BTreeSet::from([0, 1]);
+        assert_eq!(progress.measure(&*log, &own).await.unwrap(), 3, "records of one event each");
+        assert_eq!(progress.slowest(&own), 7);
         // One partition at its end does not hide the other.
         progress.behind(0, 0);
-        assert_eq!(progress.slowest(&BTreeSet::from([0, 1])), 7);
+        assert_eq!(progress.slowest(&own), 7);
         progress.consumed(1, 2);
         progress.behind(1, 0);
-        progress.measure(&*log, &BTreeSet::from([0, 1])).await.unwrap();
-        assert_eq!((progress.queued_events(), progress.slowest(&BTreeSet::from([0, 1]))), (1, 0));
+        assert_eq!((progress.measure(&*log, &own).await.unwrap(), progress.slowest(&own)), (1, 0));
         assert_eq!(progress.slowest(&BTreeSet::new()), 0);
     }
 
@@ -259,10 +307,45 @@ mod tests {
             log.append(0, "events".into()).await.unwrap();
         }
         for (records, events, waiting) in [(2, 200, 500), (2, 3, 10), (1, 0, 5), (0, 0, 5)] {
-            progress.read(records, events);
-            progress.measure(&*log, &BTreeSet::from([0])).await.unwrap();
-            assert_eq!(progress.queued_events(), waiting, "{events} in {records}");
+            progress.read(0, records, events);
+            let measured = progress.measure(&*log, &BTreeSet::from([0])).await.unwrap();
+            assert_eq!(measured, waiting, "{events} in {records}");
         }
+    }
+
+    #[test]
+    fn where_a_partition_stands_is_not_known_before_it_is_learned() {
+        let progress = Progress::new(3);
+        progress.start_at(1, 7, 5);
+        progress.reached(2, 9, 9);
+        assert_eq!([0, 1, 2].map(|partition| progress.known_to(partition)), [None, Some(7), Some(9)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_at_hand_is_as_fast_as_the_one_before() {
+        let progress = Progress::new(2);
+        let after = async |millis| {
+            tokio::time::advance(Duration::from_millis(millis)).await;
+            progress.events_ahead(0)
+        };
+        progress.read(0, 10, 1_000);
+        assert_eq!(after(1_000).await, 0, "there was none before");
+        progress.consumed(0, 10);
+        assert_eq!(after(500).await, 0, "nothing is at hand");
+        progress.read(0, 20, 2_000);
+        assert_eq!([after(0).await, after(300).await, after(650).await], [0, 300, 950]);
+        assert_eq!(after(9_000).await, 2_000, "held up, it is all of the batch and no more");
+        // Begun again, nothing of it is done.
+        progress.read(0, 20, 2_000);
+        assert_eq!([after(0).await, after(100).await], [0, 100]);
+        assert_eq!(progress.events_ahead(1), 0);
+        // What holds nothing tells nothing of the pace.
+        progress.consumed(0, 30);
+        progress.read(0, 1, 0);
+        assert_eq!(after(50).await, 0);
+        progress.consumed(0, 31);
+        progress.read(0, 1, 10);
+        assert_eq!(after(1).await, 10);
     }
 
     #[tokio::test]

@@ -155,7 +155,7 @@ impl Worker {
                 }
             }
         }
-        self.progress.read(to - from, contents.events.len() as u64);
+        self.progress.read(self.partition, to - from, contents.events.len() as u64);
         self.process(&contents, to).await?;
         let conversions =
             contents.events.iter().filter(|e| e.event.event_type() == EventType::Conversion).count();

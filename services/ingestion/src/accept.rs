@@ -13,7 +13,7 @@ use service::{Error, Tenant};
 use tracing::Instrument;
 
 use crate::{
-    backlog::Bound,
+    backlog::{Bound, Place},
     batch::{Batch, Builder, Frame, Slot},
     encode::FrameHead,
     error,
@@ -27,7 +27,8 @@ pub(crate) struct Acceptor {
     cache: Arc<dyn Cache>,
     /// Of the ids, in flight and in the cache.
     keys: Keys,
-    backlog: Bound,
+    /// None where nobody tells how much waits.
+    backlog: Option<Bound>,
     flights: Flights,
     metrics: Metrics,
 }
@@ -58,7 +59,12 @@ pub(crate) enum Item<'a> {
 // === impl Acceptor ===
 
 impl Acceptor {
-    pub(crate) fn new(log: Arc<dyn EventLog>, cache: Arc<dyn Cache>, keys: Keys, backlog: Bound) -> Self {
+    pub(crate) fn new(
+        log: Arc<dyn EventLog>,
+        cache: Arc<dyn Cache>,
+        keys: Keys,
+        backlog: Option<Bound>,
+    ) -> Self {
         Self { log, cache, keys, backlog, flights: Flights::default(), metrics: Metrics::new() }
     }
 
@@ -72,7 +78,9 @@ impl Acceptor {
         now_micros: i64,
         events: usize,
     ) -> Result<Builder<'t>, Error> {
-        self.backlog.open(&tenant.name)?;
+        if let Some(backlog) = &self.backlog {
+            backlog.open(&tenant.name)?;
+        }
         Ok(Builder::new(tenant, &self.keys, self.log.partitions(), now_micros.div_euclid(1_000), events))
     }
 
@@ -92,7 +100,10 @@ impl Acceptor {
         if batch.valid() == 0 {
             return Ok(self.answer(batch));
         }
-        self.backlog.take(&tenant.name, batch.valid() as u64)?;
+        let place = match &self.backlog {
+            Some(backlog) => Some(backlog.take(&tenant.name, batch.valid() as u64)?),
+            None => None,
+        };
         let (boarding, others) = self.board(tenant, &mut batch).await;
         let head = FrameHead {
             tenant: &tenant.name,
@@ -100,7 +111,7 @@ impl Acceptor {
             received_at_micros: now_micros,
             traceparent: "",
         };
-        let appending = self.append(&head, &batch);
+        let appending = self.append(&head, &batch, place);
         if acknowledges_first() {
             // The frames are queued, nothing more.
             let _ = appending.now_or_never();
@@ -179,7 +190,12 @@ impl Acceptor {
         (boarding, others)
     }
 
-    async fn append(&self, head: &FrameHead<'_>, batch: &Batch) -> Result<(), Error> {
+    async fn append(
+        &self,
+        head: &FrameHead<'_>,
+        batch: &Batch,
+        mut place: Option<Place<'_>>,
+    ) -> Result<(), Error> {
         if marks_first() {
             let ids: Vec<_> = batch.new_ids().map(|(_, id)| id).collect();
             self.mark(head.tenant, &ids).await;
@@ -189,6 +205,9 @@ impl Acceptor {
         let frames = batch.frames(&FrameHead { traceparent: &traceparent, ..*head });
         let events = frames.iter().map(|frame| frame.slots.len()).sum();
         let waiting = self.metrics.waiting(events);
+        if let Some(place) = &mut place {
+            place.given_back((batch.valid() - events) as u64);
+        }
         let appends =
             frames.iter().map(|Frame { partition, bytes, .. }| self.log.append(*partition, bytes.clone()));
         let outcomes = join_all(appends).instrument(span).await;
@@ -197,9 +216,21 @@ impl Acceptor {
         let mut durable = Vec::with_capacity(events);
         let mut failure = None;
         for (frame, outcome) in frames.iter().zip(outcomes) {
+            let Frame { partition, .. } = frame;
+            let events = frame.slots.len() as u64;
             match outcome {
-                Ok(_) => durable.extend(batch.ids_at(&frame.slots)),
-                Err(error) => failure = Some(error),
+                Ok(appended) => {
+                    durable.extend(batch.ids_at(&frame.slots));
+                    if let Some(place) = &mut place {
+                        place.appended(*partition, appended.offset, events);
+                    }
+                }
+                Err(error) => {
+                    failure = Some(error);
+                    if let Some(place) = &mut place {
+                        place.given_back(events);
+                    }
+                }
             }
         }
         self.mark(head.tenant, &durable).await;

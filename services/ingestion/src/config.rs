@@ -11,8 +11,8 @@ pub const BATCH_EVENTS_MAX: usize = 10_000;
 pub struct Config {
     /// Bytes of one request body or message, before and after decompression.
     pub body_bytes_max: usize,
-    /// Events appended and not yet attributed; what would go past it is refused until attribution has caught up. From its
-    /// half on one tenant may take no more than what is still left.
+    /// Events appended and not yet attributed; what would go past it is refused until attribution has caught up. Of one tenant
+    /// at most three times as many may wait as are left.
     pub backlog_events_max: u64,
     /// Open streams; one more is refused until one has ended.
     pub streams_max: usize,

@@ -32,7 +32,7 @@ use event_log::EventLog;
 use telemetry::health::Health;
 use tokio_util::sync::CancellationToken;
 
-pub use backlog::Backlog;
+pub use backlog::{Attributed, Backlog};
 pub use config::{BATCH_EVENTS_MAX, Config};
 pub use error::Error;
 pub use process::{ProcessConfig, process};
@@ -46,8 +46,8 @@ pub struct Deps {
     pub log: Arc<dyn EventLog>,
     /// Which ids were seen, and what a tenant may send.
     pub cache: Arc<dyn Cache>,
-    /// How many events are appended and not yet attributed.
-    pub backlog: Backlog,
+    /// How far attribution has come; without it what waits for it is not bounded.
+    pub backlog: Option<Backlog>,
     /// For each partition the offset from which on the cache does not know the ids, and nobody else it asks. Empty where
     /// a cache of the cluster outlives the process.
     pub recover_from: Vec<u64>,
@@ -64,11 +64,15 @@ pub async fn start(config: &Config, deps: Deps, shutdown: &CancellationToken) ->
     let Deps { log, cache, backlog, recover_from, health } = deps;
     let recovery = health.register(grpc::NAME, "recovery");
     let keys = Keys::default();
-    let events = recover::recover(log.as_ref(), &cache, &keys, &recover_from).await?;
+    let backlog = backlog.map(|attributed| {
+        let first =
+            (0..log.partitions() as usize).map(|partition| recover_from.get(partition).copied().unwrap_or(0));
+        backlog::Bound::new(attributed, config.backlog_events_max, first)
+    });
+    let events = recover::recover(log.as_ref(), &cache, &keys, &recover_from, backlog.as_ref()).await?;
     tracing::info!(events, "knows the ids that are not attributed yet");
     recovery.ready();
     watch(Arc::clone(&log), &health, shutdown.clone());
-    let backlog = backlog::Bound::new(backlog, config.backlog_events_max);
     let acceptor = Arc::new(accept::Acceptor::new(log, cache, keys, backlog));
     let rest = rest::routes(Arc::clone(&acceptor), config.body_bytes_max);
     Ok(rest.merge(grpc::routes(acceptor, config, shutdown)))

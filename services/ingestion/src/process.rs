@@ -1,7 +1,5 @@
 //! The service as a process of its own: which stores it has, and how it begins and ends.
 
-use std::sync::Arc;
-
 use event_log::LogError;
 use serde::{Deserialize, Serialize};
 use service::{Front, Process, SettingsPlace, StoreUrl};
@@ -57,7 +55,7 @@ pub async fn process(
         log,
         cache: cache::open(config.cache.reveal())?,
         // The log of a cluster is as large as its retention: what waits there is watched, and scaled for, not refused.
-        backlog: Arc::new(|| 0),
+        backlog: None,
         recover_from: Vec::new(),
         health,
     };

@@ -7,7 +7,7 @@ use event_log::{Entry, EventLog, Record};
 use prost::Message;
 use proto::events::{Frame, FrameKind};
 
-use crate::error::Error;
+use crate::{backlog::Bound, error::Error};
 
 /// About how much is read from the log at once.
 const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -16,12 +16,13 @@ const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
 const READ_WAIT: Duration = Duration::from_secs(1);
 
 /// Marks the ids of every partition from the offset given for it up to the log's end as seen. Partitions without an
-/// offset are left alone.
+/// offset are left alone. What is found is counted as waiting.
 pub(crate) async fn recover(
     log: &dyn EventLog,
     cache: &Arc<dyn Cache>,
     keys: &Keys,
     from: &[u64],
+    backlog: Option<&Bound>,
 ) -> Result<u64, Error> {
     let mut events = 0;
     for (partition, &from) in (0..log.partitions()).zip(from) {
@@ -33,7 +34,11 @@ pub(crate) async fn recover(
                 match entry {
                     Entry::Record(record) => {
                         at = record.offset + 1;
-                        events += mark(cache, keys, &record).await?;
+                        let found = mark(cache, keys, &record).await?;
+                        if let Some(backlog) = backlog {
+                            backlog.found(partition, record.offset, found);
+                        }
+                        events += found;
                     }
                     Entry::Gap { to, reason, .. } => {
                         tracing::warn!(

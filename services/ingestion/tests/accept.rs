@@ -189,18 +189,50 @@ async fn an_event_counts_for_the_quota_whatever_becomes_of_it() {
 
 #[tokio::test]
 async fn the_backlog_is_bounded() {
-    let config = Config { backlog_events_max: 10, ..Config::default() };
+    let config = Config { backlog_events_max: 4, ..Config::default() };
     let sandbox = Sandbox::with(TestLog::new(1).await, config, Vec::new()).await;
-    sandbox.backlog.store(9, Ordering::Relaxed);
-    assert_eq!(sandbox.statuses(click("a", "d")).await, ["accepted"]);
-    sandbox.backlog.store(10, Ordering::Relaxed);
-    let refused = sandbox.post(click("b", "d")).await;
+    for id in ["a", "b"] {
+        assert_eq!(sandbox.statuses(click(id, "d")).await, ["accepted"]);
+    }
+    // Repeats do not wait for anything, and find room.
+    assert_eq!(sandbox.statuses(click("b", "d")).await, ["duplicate"]);
+    let both = format!("[{},{}]", click("c", "d"), click("d", "d"));
+    let refused = sandbox.post(both.clone()).await;
     assert_eq!((refused.status.as_u16(), refused.json["code"].as_str()), (503, Some("backlog_full")));
     assert!(refused.headers.contains_key("retry-after"));
-    assert_eq!(sandbox.log.ids().await, ["a"]);
+    sandbox.attributed.store(1, Ordering::Relaxed);
+    assert_eq!(sandbox.statuses(both).await, ["accepted", "accepted"]);
+    assert_eq!(sandbox.log.ids().await, ["a", "b", "c", "d"]);
     assert_eq!(sandbox.post("no JSON".to_owned()).await.status, 503, "what is not taken on is not read");
-    sandbox.backlog.store(0, Ordering::Relaxed);
+    sandbox.attributed.store(3, Ordering::Relaxed);
     assert_eq!(sandbox.post("no JSON".to_owned()).await.status, 400);
+}
+
+#[tokio::test]
+async fn what_the_log_holds_at_the_start_waits_too() {
+    let log = TestLog::new(1).await;
+    let before = Sandbox::with(Arc::clone(&log), Config::default(), Vec::new()).await;
+    for id in ["a", "b", "c"] {
+        before.statuses(click(id, "d")).await;
+    }
+    let config = Config { backlog_events_max: 3, ..Config::default() };
+    let after = Sandbox::with(log, config, vec![1]).await;
+    after.attributed.store(1, Ordering::Relaxed);
+    assert_eq!(after.statuses(click("d", "d")).await, ["accepted"]);
+    assert_eq!(after.post(click("e", "d")).await.status, 503);
+}
+
+#[tokio::test]
+async fn what_cannot_be_appended_does_not_wait() {
+    let config = Config { backlog_events_max: 1, ..Config::default() };
+    let sandbox = Sandbox::with(TestLog::new(1).await, config, Vec::new()).await;
+    for _ in 0..2 {
+        sandbox.log.set(Mode::Refuse);
+        let refused = sandbox.post(click("a", "d")).await;
+        assert_eq!(refused.json["code"].as_str(), Some("log_unavailable"), "{}", refused.json);
+    }
+    sandbox.log.set(Mode::Open);
+    assert_eq!(sandbox.statuses(click("a", "d")).await, ["accepted"]);
 }
 
 #[tokio::test]

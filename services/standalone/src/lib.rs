@@ -8,7 +8,7 @@ mod seen;
 use std::{ffi::OsString, io, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use serde::Serialize;
-use service::{Front, Peer, Process, SettingsHandle, config::Sources, process, settings};
+use service::{Front, Peer, Process, SettingsHandle, config::Sources, process, settings, task::Threads};
 use telemetry::health::Health;
 use tokio_util::sync::CancellationToken;
 use warehouse::Warehouse;
@@ -89,7 +89,8 @@ pub async fn start(process: Process, config: Config, shutdown: CancellationToken
     if !config.ml.models.is_empty() {
         deps = deps.with_gateway(Peer::in_process(gateway.routes.clone()));
     }
-    let attribution = attribution_service::start(&config.attribution, &deps, &shutdown);
+    let threads = Threads::new("attribution")?;
+    let attribution = threads.enter(|| attribution_service::start(&config.attribution, &deps, &shutdown));
     let attribution_routes = attribution.routes(&front);
 
     let mut recover_from = Vec::new();
@@ -101,7 +102,11 @@ pub async fn start(process: Process, config: Config, shutdown: CancellationToken
     let ingestion = ingestion::Deps {
         log: Arc::clone(&log),
         cache: Arc::new(seen::Seen { memory, journeys: Arc::clone(&stores.journeys) }),
-        backlog: Arc::new(move || progress.queued_events()),
+        backlog: Some(Arc::new(move |partition| ingestion::Attributed {
+            to: progress.known_to(partition),
+            events_ahead: progress.events_ahead(partition),
+            record_events: progress.record_events(),
+        })),
         recover_from,
         health: health.clone(),
     };

@@ -400,7 +400,7 @@ impl World {
         let deps = ingestion::Deps {
             log: Arc::clone(log),
             cache: cache::open("memory://").map_err(|error| error.to_string())?,
-            backlog: Arc::new(|| 0),
+            backlog: None,
             recover_from,
             health: front.health().clone(),
         };

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use cache::{Cache, CacheError, Quota, Taken, key::Id};
 use event_log::{Appended, End, Entry, EventLog, LogError};
 use http_body_util::BodyExt;
-use ingestion::{Config, Deps};
+use ingestion::{Attributed, Config, Deps};
 use prost::Message;
 use proto::{
     events::{Event, Frame},
@@ -63,7 +63,8 @@ pub struct Sandbox {
     pub routes: Router,
     pub log: Arc<TestLog>,
     pub cache: Arc<TestCache>,
-    pub backlog: Arc<AtomicU64>,
+    /// Records before this one are attributed.
+    pub attributed: Arc<AtomicU64>,
     pub shutdown: CancellationToken,
     pub front: Front,
     _folder: TempDir,
@@ -90,19 +91,22 @@ impl Sandbox {
         let settings = SettingsHandle::open(folder.path()).unwrap();
         let front = Front::new(settings, Limits::default(), Health::default());
         let cache = Arc::new(TestCache::default());
-        let backlog = Arc::new(AtomicU64::new(0));
+        let attributed = Arc::new(AtomicU64::new(0));
+        let told = Arc::clone(&attributed);
         let shutdown = CancellationToken::new();
-        let gauge = Arc::clone(&backlog);
         let deps = Deps {
             log: Arc::clone(&log) as Arc<dyn EventLog>,
             cache: Arc::clone(&cache) as Arc<dyn Cache>,
-            backlog: Arc::new(move || gauge.load(Ordering::Relaxed)),
+            backlog: Some(Arc::new(move |_| Attributed {
+                to: Some(told.load(Ordering::Relaxed)),
+                ..Attributed::default()
+            })),
             recover_from,
             health: front.health().clone(),
         };
         let routes = ingestion::start(&config, deps, &shutdown).await.unwrap();
         let routes = front.mount("ingestion", routes);
-        Self { routes, log, cache, backlog, shutdown, front, _folder: folder }
+        Self { routes, log, cache, attributed, shutdown, front, _folder: folder }
     }
 
     pub async fn send(&self, request: Request<Body>) -> Answer {
