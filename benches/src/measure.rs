@@ -97,6 +97,10 @@ impl Rounds {
         self.0.push(value);
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The middle one; of an even number the mean of the two in the middle. 0 without rounds.
     pub(crate) fn median(&self) -> f64 {
         let mut sorted = self.0.clone();
@@ -114,7 +118,7 @@ impl Rounds {
             self.0.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), &value| {
                 (least.min(value), most.max(value))
             });
-        if self.0.is_empty() { 0.0 } else { (most - least) / self.median() }
+        if self.is_empty() { 0.0 } else { (most - least) / self.median() }
     }
 
     /// The median of the ratios of the rounds that were made one after the other: what changed meanwhile changed both.

@@ -6,6 +6,7 @@ mod http;
 mod kafka;
 mod log;
 mod models;
+mod pipeline;
 mod platform;
 mod report;
 mod rpc;
@@ -35,7 +36,7 @@ pub(crate) const ALL: &[(&str, Measure)] = &[
     ("v2-grpc", scores::grpc),
     ("scored", platform::scored),
     ("report", report::ten_million),
-    ("pipeline", platform::pipeline),
+    ("pipeline", pipeline::pipeline),
     ("start", platform::start),
 ];
 

@@ -1,7 +1,6 @@
-//! The platform as its users start it: how fresh, how fast from end to end, how soon there, how large.
+//! The platform as its users start it: how fresh, how soon there, how large.
 
 use std::{
-    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -17,12 +16,10 @@ use crate::{
     rows::scores::models,
     soak::stream::{self, Stream},
     table::Row,
-    wire::{self, Connection},
+    wire::Connection,
 };
 
-const CONNECTIONS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(900);
-const MEGABYTE: f64 = 1e6;
 
 /// One batch at a time on an idle platform.
 pub(crate) fn freshness(bench: &Bench) -> Result<Vec<Row>> {
@@ -147,7 +144,7 @@ pub(crate) fn scored(bench: &Bench) -> Result<Vec<Row>> {
 }
 
 /// Asks for a report of everything that is acknowledged until it comes; answers how many conversions are in it.
-fn reported(connection: &mut Connection) -> Result<u64> {
+pub(super) fn reported(connection: &mut Connection) -> Result<u64> {
     let day = |hours: i64| -> Result<String> {
         let at = jiff::Timestamp::now().checked_add(jiff::SignedDuration::from_hours(hours))?;
         Ok(at.strftime("%Y-%m-%d").to_string())
@@ -172,109 +169,6 @@ fn reported(connection: &mut Connection) -> Result<u64> {
     }
 }
 
-/// Events in over HTTP, until all of them are attributed and reported; then on to three and to ten times as many. The limit of
-/// the first two is the sum of the parts; of the third it would take minutes.
-pub(crate) fn pipeline(bench: &Bench) -> Result<Vec<Row>> {
-    let totals = [(1_000_000, 10_000), (3_000_000, 100_000), (10_000_000, 200_000)]
-        .map(|(full, least)| bench.count(full, least));
-    let program = platform_program()?;
-    let mut parts = parts(bench, &program, &totals[..2])?.into_iter();
-    let data = bench.data("platform")?;
-    let platform = Process::platform(&program, &data)?.ready(&data)?;
-    let engine = platform.engine()?;
-    let (ids, template) = (Ids::new(), Template::json(100, Mix::Journeys));
-    let (mut rows, mut before) = (Vec::new(), 0);
-    for total in totals {
-        let events = total - before;
-        let (began, cpu) = (Instant::now(), [platform.cpu_seconds()?, measure::cpu_seconds(engine)?]);
-        let bodies = events / template.events() as u64;
-        let (address, key) = (platform.address, &platform.key);
-        let loaded = wire::load_count(address, key, &template, &ids, CONNECTIONS, bodies)?;
-        let taken = began.elapsed();
-        let conversions = reported(&mut platform.connect()?)?;
-        let seconds = began.elapsed().as_secs_f64();
-        ensure!(conversions == total / 10, "{conversions} of {} conversions are reported", total / 10);
-        let main_cpu = (platform.cpu_seconds()? - cpu[0]) / events as f64;
-        let engine_cpu = (measure::cpu_seconds(engine)? - cpu[1]) / events as f64;
-        let per_second = loaded.events as f64 / seconds;
-        let proxy = parts.next().map(|parts| loaded.events as f64 / parts);
-        rows.push(Row {
-            key: "pipeline",
-            what: format!("HTTP in → attributed → reported exactly, events/s, up to {total} events"),
-            ours: per_second,
-            proxy,
-            ratio: proxy.map(|proxy| per_second / proxy),
-            target: "≥ 100 000",
-            met: Some(per_second >= 100_000.0),
-            cpu_seconds_per_operation: Some(main_cpu + engine_cpu),
-            spread: 0.0,
-            note: format!(
-                "taken after {:.1} s, reported after {seconds:.1} s; CPU-µs: platform {:.1}, engine {:.1}",
-                taken.as_secs_f64(),
-                main_cpu * 1e6,
-                engine_cpu * 1e6
-            ),
-        });
-        rows.extend(sizes(&platform, engine, &data, total)?);
-        before = total;
-    }
-    platform.stop()?;
-    Ok(rows)
-}
-
-/// The same, but each part alone on the machine: events are taken in by a process that does nothing else, and then attributed
-/// and reported by the platform, to which nothing comes in. Seconds of both together, for each total.
-fn parts(bench: &Bench, program: &Path, totals: &[u64]) -> Result<Vec<f64>> {
-    let data = bench.data("parts")?;
-    let (ids, template) = (Ids::new(), Template::json(100, Mix::Journeys));
-    let (mut parts, mut before) = (Vec::new(), 0);
-    for total in totals {
-        let ingestion = Process::server(&["ingestion"], Some(&data))?;
-        let bodies = (total - before) / template.events() as u64;
-        let began = Instant::now();
-        wire::load_count(ingestion.address, &ingestion.key, &template, &ids, CONNECTIONS, bodies)?;
-        let taken = began.elapsed();
-        ingestion.stop()?;
-        let began = Instant::now();
-        let platform = Process::platform(program, &data)?.ready(&data)?;
-        let conversions = reported(&mut platform.connect()?)?;
-        ensure!(conversions == total / 10, "{conversions} of {} conversions are reported", total / 10);
-        parts.push((taken + began.elapsed()).as_secs_f64());
-        platform.stop()?;
-        before = *total;
-    }
-    Ok(parts)
-}
-
-fn sizes(platform: &Process, engine: u32, data: &Path, events: u64) -> Result<Vec<Row>> {
-    let row = |key, what: String, ours| Row {
-        key,
-        what,
-        ours,
-        proxy: None,
-        ratio: None,
-        target: "–",
-        met: None,
-        cpu_seconds_per_operation: None,
-        spread: 0.0,
-        note: String::new(),
-    };
-    let mut rows = Vec::new();
-    for (name, pid) in [("the platform", platform.pid()), ("the engine", engine)] {
-        let megabytes = measure::resident_bytes(pid)? as f64 / MEGABYTE;
-        let anonymous = measure::anonymous_bytes(pid)? as f64 / MEGABYTE;
-        rows.push(Row {
-            note: format!("{anonymous:.0} MB without mapped files"),
-            ..row("memory", format!("resident memory of {name} after {events} events, MB"), megabytes)
-        });
-    }
-    for store in ["log", "journeys", "warehouse"] {
-        let bytes = measure::disk_bytes(&data.join(store)) as f64 / events as f64;
-        rows.push(row("disk", format!("bytes of an event in {store} at {events} events"), bytes));
-    }
-    Ok(rows)
-}
-
 /// From nothing to the first event taken, and what it costs to be there.
 pub(crate) fn start(bench: &Bench) -> Result<Vec<Row>> {
     let program = platform_program()?;
@@ -289,7 +183,7 @@ pub(crate) fn start(bench: &Bench) -> Result<Vec<Row>> {
         // The warehouse comes up behind the first event: idle is when that is over.
         let platform = platform.ready(&data)?;
         thread::sleep(Duration::from_secs(2));
-        megabytes.push(measure::resident_bytes(platform.pid())? as f64 / MEGABYTE);
+        megabytes.push(measure::resident_bytes(platform.pid())? as f64 / 1e6);
         platform.stop()?;
     }
     let row = |key, what: &str, rounds: &Rounds, target, most| Row {

@@ -17,8 +17,9 @@ use std::{
 };
 
 use fjall::{
-    CompressionType, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable,
-    Snapshot, UserKey,
+    AbstractTree, CompressionType, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode,
+    Readable, Snapshot, UserKey,
+    compaction::Leveled,
     config::{BlockSizePolicy, FilterPolicy, FilterPolicyEntry, PartitioningPolicy, PinningPolicy},
 };
 use parking_lot::{Mutex, RwLock};
@@ -49,6 +50,8 @@ struct Tables {
     points: Keyspace,
     /// Tables that are read in order.
     orders: Keyspace,
+    /// Held to seal a memtable.
+    sealing: Mutex<()>,
     /// Whether a write failed.
     failed: AtomicBool,
 }
@@ -70,6 +73,11 @@ const WITNESS_FILE: &str = "DURABLE";
 const DATABASE_FOLDER: &str = "tables";
 /// Journal on disk before fjall moves the oldest writes into tables. A start after a kill reads all of it.
 const JOURNAL_BYTES_MAX: u64 = 128 << 20;
+/// Bytes of a memtable. Four of a keyspace that wait to be written hold up writes, so that no more are in memory or in the
+/// journal than are while a step of compaction keeps fjall's one worker from writing them.
+const MEMTABLE_BYTES: u64 = 16 << 20;
+/// Bytes of a table. A step of compaction merges one with about ten of the next level.
+const TABLE_BYTES: u64 = 32 << 20;
 /// Blocks of tables that are read in order.
 const ORDER_BLOCK_BYTES: u32 = 16 << 10;
 /// Keys with their prefix that are made without an allocation: all but those of long event ids.
@@ -155,7 +163,7 @@ impl Tables {
         let keyspace = |name, options: fn() -> KeyspaceCreateOptions| database.keyspace(name, options);
         let points = keyspace("points", point_options).map_err(determinate)?;
         let orders = keyspace("orders", order_options).map_err(determinate)?;
-        Ok(Self { database, points, orders, failed: AtomicBool::new(false) })
+        Ok(Self { database, points, orders, sealing: Mutex::default(), failed: AtomicBool::new(false) })
     }
 
     /// Refuses a database that is behind its witness.
@@ -169,6 +177,24 @@ impl Tables {
             )));
         }
         Ok(tables)
+    }
+
+    /// Hands full memtables on to be written to disk.
+    ///
+    /// fjall is kept from doing so itself: each write to a full one then puts a message into a queue of 1,000, from which its
+    /// worker takes them, and into which the worker puts what follows from one. The queue fills while the worker compacts,
+    /// and then it waits for itself for ever, while memtables and journal grow (fjall-rs/fjall#323).
+    fn seal_full(&self) -> Result<(), fjall::Error> {
+        for keyspace in [&self.points, &self.orders] {
+            let is_full = || keyspace.tree.active_memtable().size() > MEMTABLE_BYTES;
+            if is_full() {
+                let _sealing = self.sealing.lock();
+                if is_full() {
+                    keyspace.rotate_memtable()?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn keyspace(&self, table: Table) -> &Keyspace {
@@ -203,7 +229,8 @@ impl Kv for Local {
                     None => writes.remove(keyspace, key),
                 }
             }
-            writes.commit()
+            writes.commit()?;
+            tables.seal_full()
         })
     }
 
@@ -298,7 +325,7 @@ fn head(key: &[u8]) -> u64 {
 /// its way, and would read a megabyte again that was dropped for other blocks. Further down they grow with what is stored, so
 /// they are in pieces, which the cache keeps or drops.
 fn point_options() -> KeyspaceCreateOptions {
-    KeyspaceCreateOptions::default()
+    options()
         .filter_block_pinning_policy(PinningPolicy::all(true))
         .index_block_pinning_policy(PinningPolicy::all(true))
         .filter_block_partitioning_policy(in_pieces())
@@ -307,11 +334,18 @@ fn point_options() -> KeyspaceCreateOptions {
 
 /// Larger blocks, and no filter: it would never be asked.
 fn order_options() -> KeyspaceCreateOptions {
-    KeyspaceCreateOptions::default()
+    options()
         .data_block_size_policy(BlockSizePolicy::all(ORDER_BLOCK_BYTES))
         .index_block_pinning_policy(PinningPolicy::all(true))
         .index_block_partitioning_policy(in_pieces())
         .filter_policy(FilterPolicy::all(FilterPolicyEntry::None))
+}
+
+fn options() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default()
+        // See `Tables::seal_full`.
+        .max_memtable_size(u64::MAX)
+        .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(TABLE_BYTES)))
 }
 
 /// From the third level on.
@@ -422,5 +456,49 @@ fn is_damage(error: &fjall::Error) -> bool {
         | fjall::Error::InvalidTag(_)
         | fjall::Error::Unrecoverable => true,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn full_memtables_are_written_to_disk_however_often_is_written_meanwhile() {
+        const VALUE_BYTES: usize = 200;
+        const LARGE_BYTES: u64 = 2 << 20;
+        let folder = tempfile::tempdir().unwrap();
+        let local = Local::open(folder.path(), 1 << 20).unwrap();
+        let mut number = 0_u64;
+        let mut write = |rows: u64| {
+            let rows = (number..number + rows).map(|number| {
+                let key = number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes().to_vec();
+                (Table::Editions, key, Some(vec![1; VALUE_BYTES]))
+            });
+            let batch = Batch { writes: rows.collect() };
+            number += batch.writes.len() as u64;
+            local.write(batch).unwrap();
+        };
+        let tables = local.tables.read().as_ref().unwrap().clone();
+        for round in 0..10 {
+            // While fjall's worker cannot write the first memtable, many writes find the second one full.
+            let held = tables.points.tree.get_flush_lock();
+            (0..5 * MEMTABLE_BYTES / LARGE_BYTES / 2).for_each(|_| write(LARGE_BYTES / VALUE_BYTES as u64));
+            (0..2_000).for_each(|_| write(1));
+            drop(held);
+            let begin = Instant::now();
+            while tables.points.tree.active_memtable().size() > MEMTABLE_BYTES
+                || tables.points.sealed_memtable_count() > 0
+            {
+                assert!(begin.elapsed() < PATIENCE, "round {round}: full memtables are not written to disk");
+                write(1);
+            }
+        }
     }
 }

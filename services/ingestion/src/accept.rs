@@ -68,20 +68,22 @@ impl Acceptor {
         Self { log, cache, keys, backlog, flights: Flights::default(), metrics: Metrics::new() }
     }
 
-    /// Begins a batch of a tenant's events, about so many of them, that came in at a time in Unix microseconds.
+    /// Begins a batch of a tenant's events that came in at a time in Unix microseconds: about so many by their bytes, which
+    /// are counted if not every batch may be taken on.
     ///
     /// # Errors
-    /// Nothing may be taken on, so nothing need be read.
+    /// It may not be taken on, so it need not be read.
     pub(crate) fn batch<'t>(
         &'t self,
         tenant: &'t Tenant,
         now_micros: i64,
-        events: usize,
+        about: usize,
+        count: impl FnOnce() -> usize,
     ) -> Result<Builder<'t>, Error> {
         if let Some(backlog) = &self.backlog {
-            backlog.open(&tenant.name)?;
+            backlog.open(&tenant.name, count)?;
         }
-        Ok(Builder::new(tenant, &self.keys, self.log.partitions(), now_micros.div_euclid(1_000), events))
+        Ok(Builder::new(tenant, &self.keys, self.log.partitions(), now_micros.div_euclid(1_000), about))
     }
 
     /// Makes the new events of a batch durable.

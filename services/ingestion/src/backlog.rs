@@ -7,7 +7,7 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::error;
+use crate::{config::BATCH_EVENTS_MAX, error};
 
 /// How far attribution of one partition has come.
 #[derive(Debug, Clone, Copy, Default)]
@@ -81,13 +81,20 @@ impl Bound {
         Self { attributed, events_max, waiting: Mutex::new(waiting) }
     }
 
-    /// Whether anything of a tenant may be taken on. It is asked before a body is parsed: under a flood most of what comes in
-    /// would be parsed to be refused. The last thousandth of the bound counts as full: a batch would hardly find place.
+    /// Whether a batch of a tenant may be taken on. It is asked before a body is parsed: under a flood most of what comes in
+    /// would be parsed to be refused. Its events are counted only where not every batch would find place. The last thousandth
+    /// of the bound counts as full.
     ///
     /// # Errors
     /// The backlog, or the tenant's part of it, is full.
-    pub(crate) fn open(&self, tenant: &str) -> Result<(), service::Error> {
-        self.room(tenant, self.events_max / 1_000 + 1).map(drop)
+    pub(crate) fn open(&self, tenant: &str, events: impl FnOnce() -> usize) -> Result<(), service::Error> {
+        if self.room(tenant, BATCH_EVENTS_MAX as u64).is_ok() {
+            return Ok(());
+        }
+        let least = self.events_max / 1_000 + 1;
+        // A batch that is larger is refused for that, with its reason.
+        let most = self.events_max.min(BATCH_EVENTS_MAX as u64).max(least);
+        self.room(tenant, (events() as u64).clamp(least, most)).map(drop)
     }
 
     /// Takes events of a tenant on.
@@ -366,12 +373,12 @@ mod tests {
         for (waiting, open) in [(998, true), (999, false), (1_000, false), (1_001, false)] {
             bound.found(0, 0, waiting - found);
             found = waiting;
-            assert_eq!(bound.open("a").is_ok(), open, "{waiting}");
+            assert_eq!(bound.open("a", || 1).is_ok(), open, "{waiting}");
         }
         let small = |waiting| {
             let bound = Bound::new(Arc::new(|_| Attributed::default()), 10, [0].into_iter());
             bound.found(0, 0, waiting);
-            bound.open("a")
+            bound.open("a", || 1)
         };
         small(9).unwrap();
         assert_eq!(small(10).unwrap_err().code_str(), "backlog_full");
@@ -382,10 +389,25 @@ mod tests {
         let (bound, _attributed) = bound();
         for (taken, open) in [(748, true), (1, false), (1, false)] {
             assert!(append(&bound, "a", 0, 0, taken));
-            assert_eq!(bound.open("a").is_ok(), open, "{taken}");
+            assert_eq!(bound.open("a", || 1).is_ok(), open, "{taken}");
         }
         assert_eq!(bound.take(&"a".into(), 1).err().unwrap().code_str(), "backlog_full");
-        bound.open("b").unwrap();
+        bound.open("b", || 1).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_read_of_a_batch_that_would_not_find_place() {
+        let (bound, attributed) = bound();
+        bound.found(0, 0, 900);
+        for (events, open) in [(1, true), (100, true), (101, false), (1_000_000, false)] {
+            assert_eq!(bound.open("a", || events).is_ok(), open, "{events}");
+        }
+        // One that is larger than the bound is read when nothing waits.
+        attributed.lock()[0].to = Some(1);
+        bound.open("a", || 1_000_000).unwrap();
+        // Where every batch finds place nothing is counted.
+        let large = Bound::new(Arc::new(|_| Attributed::default()), 1_000_000, [0].into_iter());
+        large.open("a", || panic!("counted")).unwrap();
     }
 
     #[test]

@@ -155,8 +155,8 @@ impl Ingest {
     async fn accept(&self, caller: &Caller, form: Form, message: Bytes) -> Result<Reply, Status> {
         let now_micros = jiff::Timestamp::now().as_microsecond();
         let tenant = caller.tenant();
-        let events = 1 + message.len() / EVENT_BYTES_GUESS;
-        let mut batch = self.acceptor.batch(tenant, now_micros, events)?;
+        let about = 1 + message.len() / EVENT_BYTES_GUESS;
+        let mut batch = self.acceptor.batch(tenant, now_micros, about, || message::count(form, &message))?;
         let sequence = message::read(form, &message, &mut batch)?;
         drop(message);
         let answer = self.acceptor.accept(tenant, batch.finish(), now_micros).await?;

@@ -150,6 +150,17 @@ pub(crate) fn read(form: Form, message: &[u8], batch: &mut Builder<'_>) -> Resul
     }
 }
 
+/// How many events a request has, up to where it is no such message.
+pub(crate) fn count(form: Form, message: &[u8]) -> usize {
+    let mut events = 0;
+    // What is wrong with it is told when it is read.
+    let _ = walk(form, message, |_| {
+        events += 1;
+        Ok(Ok(()))
+    });
+    events
+}
+
 /// Finds the events of a request, until one of them is one too many.
 fn walk<'a>(
     form: Form,

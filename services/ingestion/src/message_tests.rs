@@ -134,3 +134,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn events_are_counted_without_being_read() {
+    for count in [0, 1, 7] {
+        let events = vec![Event { event_id: "id".to_owned(), ..Event::default() }; count];
+        let call = IngestEventsRequest { events: events.clone() }.encode_to_vec();
+        let stream = StreamEventsRequest { sequence: 300, events }.encode_to_vec();
+        for (form, mut message) in [(Form::Call, call), (Form::Stream, stream)] {
+            assert_eq!(super::count(form, &message), count);
+            // Of a field that is cut what is before it.
+            message.extend([0x0a, 5, 1]);
+            assert_eq!(super::count(form, &message), count);
+        }
+    }
+}

@@ -25,6 +25,17 @@ fn read_json(body: &str) -> Read {
     read(body, Format::Json)
 }
 
+#[test]
+fn events_are_counted_without_being_read() {
+    for events in [0, 1, 7] {
+        let event = json!({"event_id": "an event_type", "event_type": "click"}).to_string();
+        let all = vec![event; events];
+        assert_eq!(count(format!("[{}]", all.join(",")).as_bytes()), events);
+        assert_eq!(count(all.join("\n").as_bytes()), events);
+        assert_eq!(count(format!("[{}", all.join(",")).as_bytes()), events, "cut");
+    }
+}
+
 fn plain(event: &EventRef<'_>) -> Map<String, Value> {
     let mut fields = Map::new();
     let mut put = |name: &str, value: Value| assert!(fields.insert(name.to_owned(), value).is_none());

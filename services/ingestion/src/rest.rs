@@ -16,7 +16,7 @@ use crate::{
     accept::{Acceptor, Answer, Item},
     batch::{Batch, Builder},
     event::EventRef,
-    parse::{Format, Items},
+    parse::{self, Format, Items},
 };
 
 /// The bytes of an event of a body, to guess how many there are.
@@ -43,8 +43,9 @@ async fn events(State(ingest): State<Ingest>, request: Request) -> Result<Respon
     let body = service::body::read(&parts.headers, body, ingest.body_bytes_max).await?;
     let now_micros = jiff::Timestamp::now().as_microsecond();
     let tenant = caller.tenant();
-    let events = 1 + body.len() / EVENT_BYTES_GUESS;
-    let batch = read(&body, format, ingest.acceptor.batch(tenant, now_micros, events)?)?;
+    let about = 1 + body.len() / EVENT_BYTES_GUESS;
+    let batch = ingest.acceptor.batch(tenant, now_micros, about, || parse::count(&body))?;
+    let batch = read(&body, format, batch)?;
     drop(body);
     let answer = ingest.acceptor.accept(tenant, batch, now_micros).await?;
     Ok(respond(&answer))

@@ -200,6 +200,9 @@ async fn the_backlog_is_bounded() {
     let refused = sandbox.post(both.clone()).await;
     assert_eq!((refused.status.as_u16(), refused.json["code"].as_str()), (503, Some("backlog_full")));
     assert!(refused.headers.contains_key("retry-after"));
+    let cut = |events: usize| format!("[{}", [r#"{"event_type":0}"#].repeat(events).join(","));
+    assert_eq!(sandbox.post(cut(1)).await.status, 400);
+    assert_eq!(sandbox.post(cut(2)).await.status, 503, "what would not find place is not read");
     sandbox.attributed.store(1, Ordering::Relaxed);
     assert_eq!(sandbox.statuses(both).await, ["accepted", "accepted"]);
     assert_eq!(sandbox.log.ids().await, ["a", "b", "c", "d"]);

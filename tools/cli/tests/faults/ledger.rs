@@ -3,7 +3,7 @@
 //! A person has two touches and one conversion whose name is the person's own, so that each person is a row of a report:
 //! one conversion, and the touches that led to it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use rand::{RngExt as _, rngs::SmallRng};
 use serde_json::{Value, json};
@@ -35,13 +35,17 @@ pub(crate) struct Ledger {
 
 pub(crate) const TOUCHES: usize = 2;
 
+/// Days of January that persons come on: a report has at most 100,000 rows, one of a day has few of them.
+const DAYS: Range<u32> = 1..29;
+
 /// The requests of a person: both touches, the conversion, in either order.
 pub(crate) fn requests(person: &str, rng: &mut SmallRng, padding: usize) -> [Value; 2] {
+    let day = DAYS.start + person.bytes().map(u32::from).sum::<u32>() % (DAYS.end - DAYS.start);
     let text: String = (0..padding).map(|_| char::from(rng.random_range(b'a'..=b'z'))).collect();
     let event = |suffix: &str, kind: &str, minute: u32| {
         let mut event = json!({
             "event_id": format!("{person}.{suffix}"), "event_type": kind, "user_id": person,
-            "timestamp": format!("2026-01-05T10:{minute:02}:00Z"),
+            "timestamp": format!("2026-01-{day:02}T10:{minute:02}:00Z"),
         });
         if padding > 0 {
             event["properties"] = json!({ "text": text });
@@ -120,17 +124,21 @@ impl Ledger {
 
     /// What the report says otherwise than the ledger.
     pub(crate) async fn wrong(&self, client: &Client) -> Vec<String> {
-        let report = client
-            .report(&json!({
-                "from": "2026-01-01", "to": "2026-02-01", "models": ["linear"], "dimensions": ["conversion"],
-                "measures": ["conversions", "touches"], "limit": 100_000,
-            }))
-            .await;
-        let mut rows: BTreeMap<&str, (f64, u64)> = BTreeMap::new();
-        for row in report["rows"].as_array().unwrap() {
-            let name = row["conversion"].as_str().unwrap();
-            let counts = (row["conversions"].as_f64().unwrap(), row["touches"].as_u64().unwrap());
-            assert!(rows.insert(name, counts).is_none(), "one row of a name: {row}");
+        let mut rows: BTreeMap<String, (f64, u64)> = BTreeMap::new();
+        let mut spans = vec![DAYS];
+        while let Some(days) = spans.pop() {
+            let report = client.report(&question(&days)).await;
+            if report["truncated"].as_bool().unwrap() {
+                let middle = days.start.midpoint(days.end);
+                assert!(days.start < middle, "more than a report of one day can have");
+                spans.extend([days.start..middle, middle..days.end]);
+                continue;
+            }
+            for row in report["rows"].as_array().unwrap() {
+                let name = row["conversion"].as_str().unwrap().to_owned();
+                let counts = (row["conversions"].as_f64().unwrap(), row["touches"].as_u64().unwrap());
+                assert!(rows.insert(name, counts).is_none(), "one row of a name: {row}");
+            }
         }
         let mut wrong = Vec::new();
         for (person, requests) in &self.persons {
@@ -166,6 +174,15 @@ impl Ledger {
             assert!(found.is_empty(), "events that nobody sent: {found:?}");
         }
     }
+}
+
+/// Everybody who came on these days, a row each.
+fn question(days: &Range<u32>) -> Value {
+    json!({
+        "from": format!("2026-01-{:02}", days.start), "to": format!("2026-01-{:02}", days.end),
+        "models": ["linear"], "dimensions": ["conversion"], "measures": ["conversions", "touches"],
+        "limit": 100_000,
+    })
 }
 
 /// How many events of a kind there are at least, and at most.
