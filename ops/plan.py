@@ -21,9 +21,9 @@ GIB = 2**30
 # Measured (docs/performance.md): processor seconds and bytes of an event, on loaded virtual cores, over the embedded stores:
 # over Kafka, Redis and CQL both services take more.
 BATCH_EVENTS = 100
-INGESTION_BATCH_CPU_SECONDS = 1 / 368_000  # of an event in a batch of 100
+INGESTION_BATCH_CPU_SECONDS = 1 / 320_000  # of an event in a batch of 100
 INGESTION_SINGLE_CPU_SECONDS = 41e-6  # of an event alone
-ATTRIBUTION_CPU_SECONDS = 64e-6  # of the whole pipeline, 3 to 10 million events
+ATTRIBUTION_CPU_SECONDS = 72e-6  # of the whole pipeline, behind 10 million events
 QUERY_CPU_SECONDS = 0.05
 LOG_BYTES = 101
 JOURNEY_BYTES = 1_052
