@@ -472,7 +472,7 @@ mod tests {
     #[test]
     fn full_memtables_are_written_to_disk_however_often_is_written_meanwhile() {
         const VALUE_BYTES: usize = 200;
-        const LARGE_BYTES: u64 = 2 << 20;
+        const LARGE_ROWS: u64 = 10_000;
         let folder = tempfile::tempdir().unwrap();
         let local = Local::open(folder.path(), 1 << 20).unwrap();
         let mut number = 0_u64;
@@ -486,10 +486,13 @@ mod tests {
             local.write(batch).unwrap();
         };
         let tables = local.tables.read().as_ref().unwrap().clone();
+        write(LARGE_ROWS);
+        // Not more: four memtables that wait hold up writes, and one may be almost full when a round begins.
+        let fill_two = 1 + 2 * MEMTABLE_BYTES / tables.points.tree.active_memtable().size();
         for round in 0..10 {
             // While fjall's worker cannot write the first memtable, many writes find the second one full.
             let held = tables.points.tree.get_flush_lock();
-            (0..5 * MEMTABLE_BYTES / LARGE_BYTES / 2).for_each(|_| write(LARGE_BYTES / VALUE_BYTES as u64));
+            (0..fill_two).for_each(|_| write(LARGE_ROWS));
             (0..2_000).for_each(|_| write(1));
             drop(held);
             let begin = Instant::now();
