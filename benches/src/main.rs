@@ -59,7 +59,7 @@ enum Command {
     },
     /// Record a row's server under load with perf, and draw a flame graph
     Profile {
-        /// http-batch, http-single, grpc-batch or pipeline
+        /// http-batch, http-single, grpc-batch, pipeline or log-append
         row: String,
         /// Where the graph goes
         #[arg(long, default_value = "target/bench")]
@@ -139,6 +139,8 @@ fn run(chosen: &[String], scale: f64, out: &std::path::Path) -> Result<()> {
     if let Some(unknown) = chosen.iter().find(|key| !known.contains(&key.as_str())) {
         bail!("there is no row {unknown:?}; there are {}", known.join(", "));
     }
+    // What a build wrote would go to disk while the first rows wait for theirs.
+    rustix::fs::sync();
     let (began, load_average_before) = (Instant::now(), measure::load_average());
     let mut measured: Vec<Row> = Vec::new();
     let mut failed = Vec::new();

@@ -14,7 +14,9 @@ use crate::{
     Bench,
     child::{Process, platform_program},
     events::{Ids, Mix, Template},
-    grpc_load, say, wire,
+    grpc_load,
+    rows::log,
+    say, wire,
 };
 
 const SECONDS: u64 = 10;
@@ -26,13 +28,17 @@ pub(crate) fn run(row: &str, out: &Path) -> Result<()> {
     let bench = Bench::new(1.0)?;
     let data = bench.data("platform")?;
     let server = match row {
-        "http-batch" | "http-single" | "grpc-batch" => Process::server(&["ingestion"], Some(&data))?,
-        "pipeline" => Process::platform(&platform_program()?, &data)?.ready(&data)?,
-        other => bail!("no profile of {other:?}; there are http-batch, http-single, grpc-batch, pipeline"),
+        "http-batch" | "http-single" | "grpc-batch" => Some(Process::server(&["ingestion"], Some(&data))?),
+        "pipeline" => Some(Process::platform(&platform_program()?, &data)?.ready(&data)?),
+        "log-append" => None,
+        other => bail!(
+            "no profile of {other:?}; there are http-batch, http-single, grpc-batch, pipeline, log-append"
+        ),
     };
+    let pid = server.as_ref().map_or_else(std::process::id, Process::pid);
     let recorded = out.join(format!("perf-{row}.data"));
     let mut perf = Command::new("perf")
-        .args(["record", "--freq", "499", "--call-graph", "dwarf,8192", "--pid", &server.pid().to_string()])
+        .args(["record", "--freq", "499", "--call-graph", "dwarf,8192", "--pid", &pid.to_string()])
         .arg("--output")
         .arg(&recorded)
         .args(["--", "sleep", &SECONDS.to_string()])
@@ -40,15 +46,20 @@ pub(crate) fn run(row: &str, out: &Path) -> Result<()> {
         .spawn()
         .context("perf cannot be started: install linux-perf")?;
     let (ids, time) = (Arc::new(Ids::new()), Duration::from_secs(SECONDS + 1));
-    if row == "grpc-batch" {
-        let template = Template::grpc(100, Mix::Clicks);
-        let load = grpc_load::load(server.address, &server.key, &template, &ids, 4, 8, time);
-        tokio::runtime::Runtime::new()?.block_on(load)?;
-    } else {
-        let events = if row == "http-single" { 1 } else { 100 };
-        let mix = if row == "pipeline" { Mix::Journeys } else { Mix::Clicks };
-        let template = Template::json(events, mix);
-        wire::load(server.address, &server.key, &template, &ids, CONNECTIONS, time)?;
+    match &server {
+        Some(server) if row == "grpc-batch" => {
+            let template = Template::grpc(100, Mix::Clicks);
+            let load = grpc_load::load(server.address, &server.key, &template, &ids, 4, 8, time);
+            tokio::runtime::Runtime::new()?.block_on(load)?;
+        }
+        Some(server) => {
+            let events = if row == "http-single" { 1 } else { 100 };
+            let mix = if row == "pipeline" { Mix::Journeys } else { Mix::Clicks };
+            let template = Template::json(events, mix);
+            wire::load(server.address, &server.key, &template, &ids, CONNECTIONS, time)?;
+        }
+        // The log is a library: its load is in this process.
+        None => log::load(&data, time)?,
     }
     ensure!(perf.wait()?.success(), "perf failed");
     let text = out.join(format!("perf-{row}.txt"));
@@ -59,6 +70,8 @@ pub(crate) fn run(row: &str, out: &Path) -> Result<()> {
             "--no-children",
             "--call-graph",
             "none",
+            "--sort",
+            "comm,dso,symbol",
             "--percent-limit",
             "0.3",
             "--input",

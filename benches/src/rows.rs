@@ -4,7 +4,7 @@ mod attribute;
 mod cql;
 mod http;
 mod kafka;
-mod log;
+pub(crate) mod log;
 mod models;
 mod pipeline;
 mod platform;
