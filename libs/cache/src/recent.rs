@@ -6,6 +6,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
+    hint::black_box,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -15,19 +16,36 @@ use crate::key::{Id, Key, KeyHasher};
 /// From so many ids on they are spread over tables of their own: one that grows holds up few.
 const SPREAD_FROM_IDS: u64 = 1 << 16;
 const TABLES: usize = 16;
+/// Ids are marked as of about the same time within this one, and within this share of the time that they are kept for: a time
+/// for each would take as much memory as the ids.
+const SPAN_MAX: Duration = Duration::from_secs(1);
+const SPANS_OF_TIME_TO_LIVE_MIN: u32 = 100;
 
 /// Ids that were marked.
 pub(crate) struct Recent {
     tables: Vec<Mutex<Table>>,
     ids_per_table_max: usize,
     time_to_live: Duration,
+    span: Duration,
 }
 
 #[derive(Default)]
 struct Table {
     ids: HashSet<Key, KeyHasher>,
-    /// The same, oldest first, with when they were marked.
-    order: VecDeque<(Key, Instant)>,
+    /// The same, oldest first.
+    order: VecDeque<Key>,
+    /// When they were marked, those of about the same time as one.
+    spans: VecDeque<Span>,
+    /// How many are gone from the front of the order.
+    gone: u64,
+}
+
+/// Ids that were marked one after the other.
+struct Span {
+    first: Instant,
+    last: Instant,
+    /// How many were marked before its end, from the beginning of the table.
+    end: u64,
 }
 
 // === impl Recent ===
@@ -37,15 +55,16 @@ impl Recent {
         let tables = if ids_max < SPREAD_FROM_IDS { 1 } else { TABLES };
         let ids_per_table_max = usize::try_from(ids_max.div_ceil(tables as u64)).unwrap_or(usize::MAX);
         let tables = (0..tables).map(|_| Mutex::default()).collect();
-        Self { tables, ids_per_table_max, time_to_live }
+        let span = SPAN_MAX.min(time_to_live / SPANS_OF_TIME_TO_LIVE_MIN);
+        Self { tables, ids_per_table_max, time_to_live, span }
     }
 
     /// Which of the ids are remembered.
     pub(crate) fn contains(&self, ids: &[Id<'_>]) -> Vec<bool> {
         let mut contains = vec![false; ids.len()];
         self.each_table(ids, |table, asked| {
-            for &(_, key, index) in asked {
-                contains[index] = table.ids.contains(&key);
+            for &index in asked {
+                contains[index] = table.ids.contains(&ids[index].key);
             }
         });
         contains
@@ -55,25 +74,38 @@ impl Recent {
     pub(crate) fn insert(&self, ids: &[Id<'_>]) {
         let now = Instant::now();
         self.each_table(ids, |table, marked| {
-            for &(_, key, _) in marked {
-                table.insert(key, now, self.ids_per_table_max);
-            }
+            table.fetch_oldest(marked.len(), self.ids_per_table_max);
+            table.insert(marked.iter().map(|&index| ids[index].key), now, self.span, self.ids_per_table_max);
         });
     }
 
-    /// Hands each table its part of the ids, as (table, key, index), once what is over its time is gone.
-    fn each_table(&self, ids: &[Id<'_>], mut work: impl FnMut(&mut Table, &[(usize, Key, usize)])) {
+    /// Hands each table the indices of its part of the ids, once what is over its time is gone.
+    fn each_table(&self, ids: &[Id<'_>], mut work: impl FnMut(&mut Table, &[usize])) {
         let now = Instant::now();
-        let place = |(index, id): (usize, &Id<'_>)| (id.key.1 as usize % self.tables.len(), id.key, index);
-        let mut places: Vec<_> = ids.iter().enumerate().map(place).collect();
-        // Sorted, not picked out table by table: branches that cannot be foretold would end what waits for memory together.
-        places.sort_unstable_by_key(|&(table, _, index)| (table, index));
-        for part in places.chunk_by(|one, other| one.0 == other.0) {
-            let table = self.tables[part[0].0].lock();
+        let table_of = |id: &Id<'_>| id.key.1 as usize % self.tables.len();
+        // Sorted by counting, not picked out table by table nor compared: branches that cannot be foretold would end what
+        // waits for memory together.
+        let mut ends = [0; TABLES];
+        ids.iter().for_each(|id| ends[table_of(id)] += 1);
+        let mut end = 0;
+        for count in &mut ends {
+            end += *count;
+            *count = end;
+        }
+        let (mut starts, mut sorted) = (ends, vec![0; ids.len()]);
+        for (index, id) in ids.iter().enumerate().rev() {
+            let start = &mut starts[table_of(id)];
+            *start -= 1;
+            sorted[*start] = index;
+        }
+        for (table, (start, end)) in self.tables.iter().zip(starts.into_iter().zip(ends)) {
+            if start == end {
+                continue;
+            }
             // Nothing under the lock can leave a table half done.
-            let mut table = table.unwrap_or_else(PoisonError::into_inner);
+            let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
             table.forget(now, self.time_to_live);
-            work(&mut table, part);
+            work(&mut table, &sorted[start..end]);
         }
     }
 }
@@ -81,25 +113,60 @@ impl Recent {
 // === impl Table ===
 
 impl Table {
-    fn insert(&mut self, key: Key, now: Instant, ids_max: usize) {
-        if !self.ids.insert(key) {
+    fn insert(&mut self, keys: impl Iterator<Item = Key>, now: Instant, span: Duration, ids_max: usize) {
+        let end_before = self.end();
+        for key in keys {
+            if self.ids.insert(key) {
+                self.order.push_back(key);
+                if self.order.len() > ids_max {
+                    self.forget_oldest();
+                }
+            }
+        }
+        let end = self.end();
+        if end == end_before {
             return;
         }
-        self.order.push_back((key, now));
-        if self.order.len() > ids_max
-            && let Some((oldest, _)) = self.order.pop_front()
-        {
-            self.ids.remove(&oldest);
+        while self.spans.front().is_some_and(|oldest| oldest.end <= self.gone) {
+            self.spans.pop_front();
+        }
+        match self.spans.back_mut() {
+            Some(newest) if now.saturating_duration_since(newest.first) < span => {
+                (newest.last, newest.end) = (newest.last.max(now), end);
+            }
+            _ => self.spans.push_back(Span { first: now, last: now, end }),
         }
     }
 
+    /// Brings near what will have to go for so many new ids: looked at right after each other, the processor waits for memory
+    /// once for all of them.
+    fn fetch_oldest(&self, new: usize, ids_max: usize) {
+        let too_many = (self.order.len() + new).saturating_sub(ids_max);
+        black_box(self.order.iter().take(too_many).filter(|id| self.ids.contains(*id)).count());
+    }
+
     fn forget(&mut self, now: Instant, time_to_live: Duration) {
-        while let Some(&(oldest, marked)) = self.order.front()
-            && now.saturating_duration_since(marked) >= time_to_live
+        while let Some(oldest) = self.spans.front()
+            && now.saturating_duration_since(oldest.last) >= time_to_live
         {
-            self.order.pop_front();
+            let end = oldest.end;
+            while self.gone < end {
+                self.forget_oldest();
+            }
+            self.spans.pop_front();
+        }
+    }
+
+    /// How many ids were ever marked.
+    fn end(&self) -> u64 {
+        self.gone + self.order.len() as u64
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some(oldest) = self.order.pop_front() {
             self.ids.remove(&oldest);
         }
+        self.gone += 1;
     }
 }
 
@@ -150,15 +217,44 @@ mod tests {
 
     #[test]
     fn what_is_over_its_time_is_gone() {
-        let mut table = Table::default();
-        let start = Instant::now();
-        let after = |seconds| start + Duration::from_secs(seconds);
-        table.insert((1, 1), start, 10);
-        table.insert((2, 2), after(5), 10);
-        table.forget(after(9), Duration::from_secs(10));
-        assert_eq!(table.ids.len(), 2);
-        table.forget(after(10), Duration::from_secs(10));
+        let (mut table, start, second) = (Table::default(), Instant::now(), Duration::from_secs(1));
+        let after = |seconds| start + second * seconds;
+        let mut insert = |table: &mut Table, keys: [u64; 2], seconds| {
+            table.insert(keys.into_iter().map(|key| (key, key)), after(seconds), second, 5);
+        };
+        insert(&mut table, [1, 2], 0);
+        insert(&mut table, [3, 4], 5);
+        table.forget(after(9), 10 * second);
+        assert_eq!(table.ids.len(), 4);
+        // The oldest goes for want of place before its time is over.
+        insert(&mut table, [5, 6], 9);
         assert!(!table.ids.contains(&(1, 1)) && table.ids.contains(&(2, 2)));
-        assert_eq!(table.order.len(), 1);
+        table.forget(after(10), 10 * second);
+        assert!(!table.ids.contains(&(2, 2)) && table.ids.contains(&(3, 3)));
+        assert_eq!((table.order.len(), table.spans.len()), (4, 2));
+        table.forget(after(19), 10 * second);
+        assert_eq!((table.ids.len(), table.order.len(), table.spans.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn what_is_marked_within_a_span_is_kept_for_its_time_and_at_most_a_span_more() {
+        const IDS: u32 = 200;
+        let (mut table, start) = (Table::default(), Instant::now());
+        let (span, time_to_live) = (Duration::from_secs(1), Duration::from_secs(100));
+        let marked = |id: u32| start + id * span / 7;
+        for id in 0..IDS {
+            table.insert(std::iter::once((0, id.into())), marked(id), span, usize::MAX);
+        }
+        assert!(table.spans.len() <= IDS as usize / 7 + 1, "{} spans", table.spans.len());
+        for step in 0..=IDS + 7 {
+            let now = marked(step) + time_to_live;
+            table.forget(now, time_to_live);
+            for id in 0..IDS {
+                let (over, kept) = (marked(id) + time_to_live, table.ids.contains(&(0, id.into())));
+                assert!(kept || over <= now, "{id} is gone before its time");
+                assert!(!kept || now < over + span, "{id} is kept for more than a span beyond its time");
+            }
+        }
+        assert_eq!((table.ids.len(), table.spans.len()), (0, 0));
     }
 }

@@ -142,10 +142,22 @@ fn varint_bytes(number: usize) -> usize {
 
 /// Nothing for an empty string: in proto3 it is the same as an absent one.
 fn text(out: &mut Vec<u8>, number: u64, text: &str) {
-    if !text.is_empty() {
-        key(out, number, BYTES);
-        varint(out, text.len() as u64);
-        out.extend_from_slice(text.as_bytes());
+    match text.len() {
+        0 => {}
+        // Nearly every text: its key and its length are written at once.
+        len @ 1..0x80 => {
+            let tag = number << 3 | BYTES;
+            match tag {
+                0..0x80 => out.extend_from_slice(&[tag as u8, len as u8]),
+                _ => out.extend_from_slice(&[tag as u8 | 0x80, (tag >> 7) as u8, len as u8]),
+            }
+            out.extend_from_slice(text.as_bytes());
+        }
+        len => {
+            key(out, number, BYTES);
+            varint(out, len as u64);
+            out.extend_from_slice(text.as_bytes());
+        }
     }
 }
 
