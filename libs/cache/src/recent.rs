@@ -219,7 +219,7 @@ mod tests {
     fn what_is_over_its_time_is_gone() {
         let (mut table, start, second) = (Table::default(), Instant::now(), Duration::from_secs(1));
         let after = |seconds| start + second * seconds;
-        let mut insert = |table: &mut Table, keys: [u64; 2], seconds| {
+        let insert = |table: &mut Table, keys: [u64; 2], seconds| {
             table.insert(keys.into_iter().map(|key| (key, key)), after(seconds), second, 5);
         };
         insert(&mut table, [1, 2], 0);
