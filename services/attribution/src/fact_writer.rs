@@ -13,7 +13,8 @@ use warehouse::{Facts, Warehouse};
 use crate::{Config, Deps, Progress, error::Error, facts, held::Held};
 
 const READ_BYTES: usize = 1024 * 1024;
-const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A start waits for its warehouse by these pauses, and is not ready meanwhile.
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// After so long an insert that is not answered is told of. It is waited for all the same, as long as its connection
 /// lives: it may still be applied, and would then be there twice if it was sent again.
