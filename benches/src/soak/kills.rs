@@ -25,7 +25,8 @@ use crate::{
 };
 
 const CONNECTIONS: usize = 32;
-/// What is due so soon after a start is not counted in its latencies: what was due while it was away comes with it.
+/// What is due so soon after a start is not counted in its latencies, and what is used so soon not in its memory: what was
+/// due while it was away comes with it.
 const SETTLE: Duration = Duration::from_secs(15);
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// The failures of one batch, one after the other: more than a kill and a start can cause.
@@ -64,8 +65,10 @@ struct Round {
     p99_millis: f64,
     /// How long the next batch waits already when the round ends.
     behind_millis: f64,
-    /// Anonymous memory, the median of what was seen each second: what files are mapped to goes and comes as the system likes.
+    /// Anonymous memory, the median of what was seen each second, and the most: what files are mapped to goes and comes as
+    /// the system likes.
     platform_megabytes: f64,
+    platform_megabytes_max: f64,
     engine_megabytes: f64,
     /// Of the processor, with what the start took.
     platform_cpu_micros_an_event: f64,
@@ -90,6 +93,12 @@ struct Now {
     platform: Option<Process>,
     latencies: Latencies,
     taken: u64,
+}
+
+/// What a process used, megabytes: once what comes with a start was over, and at most.
+struct Memory {
+    settled: f64,
+    most: f64,
 }
 
 /// The batches on their schedule.
@@ -179,7 +188,7 @@ impl Kills {
                 let mut now = lock(now)?;
                 (now.number, now.since, now.platform) = (number, Instant::now(), Some(platform));
             }
-            let [platform_megabytes, engine_megabytes] = memory([pid, engine], began + period)?;
+            let [platform, engine_memory] = memory([pid, engine], began + period)?;
             let behind_millis = behind().as_secs_f64() * 1e3;
             let cpu_seconds = [measure::cpu_seconds(pid)?, measure::cpu_seconds(engine)?];
             let (latencies, taken, killed) = {
@@ -199,8 +208,9 @@ impl Kills {
                 p50_millis: latencies.micros(0.5) / 1e3,
                 p99_millis: latencies.micros(0.99) / 1e3,
                 behind_millis,
-                platform_megabytes,
-                engine_megabytes,
+                platform_megabytes: platform.settled,
+                platform_megabytes_max: platform.most,
+                engine_megabytes: engine_memory.settled,
                 platform_cpu_micros_an_event,
                 engine_cpu_micros_an_event,
             });
@@ -251,17 +261,22 @@ impl Kills {
     }
 }
 
-/// What processes use until then, megabytes.
-fn memory<const N: usize>(pids: [u32; N], until: Instant) -> Result<[f64; N]> {
-    let mut seen = [(); N].map(|()| Vec::new());
+/// What processes use until then.
+fn memory<const N: usize>(pids: [u32; N], until: Instant) -> Result<[Memory; N]> {
+    let settled_from = Instant::now() + SETTLE;
+    let (mut seen, mut unsettled) = ([(); N].map(|()| Vec::new()), 0);
     loop {
         for (pid, seen) in pids.iter().zip(&mut seen) {
             seen.push(measure::anonymous_bytes(*pid)? as f64 / 1e6);
         }
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Ok(seen.map(trend::median));
+            return Ok(seen.map(|seen| Memory {
+                settled: trend::median(seen[unsettled..].to_vec()),
+                most: seen.into_iter().fold(0.0, f64::max),
+            }));
         }
+        unsettled += usize::from(Instant::now() < settled_from);
         thread::sleep(left.min(Duration::from_secs(1)));
     }
 }

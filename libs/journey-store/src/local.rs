@@ -13,7 +13,9 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
+    thread::{self, JoinHandle},
 };
 
 use fjall::{
@@ -45,15 +47,27 @@ pub(crate) struct Local {
 /// The tables in two keyspaces of one database, each key behind the number of its table. They share a journal, so a batch
 /// over both is atomic. Every keyspace more costs 60 ms when a store is made.
 struct Tables {
+    keyspaces: Keyspaces,
+    flusher: Flusher,
+    /// Whether a write failed.
+    failed: Arc<AtomicBool>,
+}
+
+#[derive(Clone)]
+struct Keyspaces {
     database: Database,
     /// Tables that are asked for single keys.
     points: Keyspace,
     /// Tables that are read in order.
     orders: Keyspace,
-    /// Held to seal a memtable.
-    sealing: Mutex<()>,
-    /// Whether a write failed.
-    failed: AtomicBool,
+}
+
+/// A thread that writes full memtables to tables, so that nobody waits for a step of compaction, which takes fjall's own
+/// thread ten seconds among many events. It ends with this.
+struct Flusher {
+    /// To wake it; nothing while it ends.
+    wake: Option<SyncSender<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 /// A snapshot of both keyspaces; nothing while the database is not open.
@@ -73,9 +87,10 @@ const WITNESS_FILE: &str = "DURABLE";
 const DATABASE_FOLDER: &str = "tables";
 /// Journal on disk before fjall moves the oldest writes into tables. A start after a kill reads all of it.
 const JOURNAL_BYTES_MAX: u64 = 128 << 20;
-/// Bytes of a memtable. Four of a keyspace that wait to be written hold up writes, so that no more are in memory or in the
-/// journal than are while a step of compaction keeps fjall's one worker from writing them.
+/// Bytes from which on a memtable is full.
 const MEMTABLE_BYTES: u64 = 16 << 20;
+/// Bytes from which on a memtable holds up writes.
+const MEMTABLE_BYTES_MAX: u64 = 4 * MEMTABLE_BYTES;
 /// Bytes of a table. A step of compaction merges one with about ten of the next level.
 const TABLE_BYTES: u64 = 32 << 20;
 /// Blocks of tables that are read in order.
@@ -100,7 +115,7 @@ impl Local {
             // It is made last: what a making that was cut short has left holds nothing, and cannot be opened.
             discard(&path.join(DATABASE_FOLDER)).map_err(|error| unusable(path, &error))?;
         }
-        let tables = Tables::open(path, cache_bytes_max)?;
+        let tables = Tables::open(path, cache_bytes_max, WORKER_THREADS)?;
         let witness = Witness::open(&witness)?;
         // Names made by a process that was killed before it synced the folder are seen and may not survive.
         File::open(path).and_then(|folder| folder.sync_all()).map_err(|error| unusable(path, &error))?;
@@ -137,7 +152,7 @@ impl Local {
                 return Err(StoreError::Unavailable("a write failed, and somebody still reads".to_owned()));
             }
         }
-        let tables = Tables::open(&self.path, self.cache_bytes_max)?;
+        let tables = Tables::open(&self.path, self.cache_bytes_max, WORKER_THREADS)?;
         *slot = Some(tables.check(&self.path, &self.witness.lock())?);
         Ok(())
     }
@@ -146,13 +161,13 @@ impl Local {
 // === impl Tables ===
 
 impl Tables {
-    fn open(path: &Path, cache_bytes_max: u64) -> Result<Self, StoreError> {
+    fn open(path: &Path, cache_bytes_max: u64, worker_threads: usize) -> Result<Self, StoreError> {
         let database = Database::builder(path.join(DATABASE_FOLDER))
             .cache_size(cache_bytes_max)
             .max_journaling_size(JOURNAL_BYTES_MAX)
             // It is short-lived: to compress a decision of many touches takes longer than to write it.
             .journal_compression(CompressionType::None)
-            .worker_threads(WORKER_THREADS)
+            .worker_threads_unchecked(worker_threads)
             .open()
             .map_err(|error| match error {
                 fjall::Error::Locked => {
@@ -163,7 +178,11 @@ impl Tables {
         let keyspace = |name, options: fn() -> KeyspaceCreateOptions| database.keyspace(name, options);
         let points = keyspace("points", point_options).map_err(determinate)?;
         let orders = keyspace("orders", order_options).map_err(determinate)?;
-        Ok(Self { database, points, orders, sealing: Mutex::default(), failed: AtomicBool::new(false) })
+        let keyspaces = Keyspaces { database, points, orders };
+        let failed = Arc::new(AtomicBool::new(false));
+        let flusher = Flusher::new(keyspaces.clone(), Arc::clone(&failed))
+            .map_err(|error| StoreError::Unavailable(format!("no thread for {}: {error}", path.display())))?;
+        Ok(Self { keyspaces, flusher, failed })
     }
 
     /// Refuses a database that is behind its witness.
@@ -179,19 +198,53 @@ impl Tables {
         Ok(tables)
     }
 
-    /// Hands full memtables on to be written to disk.
+    /// Has full memtables written to tables: later, or at once if they are so large that writes have to wait.
+    fn flush_full(&self) -> Result<(), fjall::Error> {
+        if self.keyspaces.largest_memtable() > MEMTABLE_BYTES {
+            self.flusher.wake();
+        }
+        self.keyspaces.flush(MEMTABLE_BYTES_MAX)
+    }
+}
+
+impl Deref for Tables {
+    type Target = Keyspaces;
+
+    fn deref(&self) -> &Keyspaces {
+        &self.keyspaces
+    }
+}
+
+// === impl Keyspaces ===
+
+impl Keyspaces {
+    fn largest_memtable(&self) -> u64 {
+        [&self.points, &self.orders]
+            .map(|keyspace| keyspace.tree.active_memtable().size())
+            .into_iter()
+            .fold(0, u64::max)
+    }
+
+    /// Writes memtables of more bytes to tables.
     ///
     /// fjall is kept from doing so itself: each write to a full one then puts a message into a queue of 1,000, from which its
     /// worker takes them, and into which the worker puts what follows from one. The queue fills while the worker compacts,
     /// and then it waits for itself for ever, while memtables and journal grow (fjall-rs/fjall#323).
-    fn seal_full(&self) -> Result<(), fjall::Error> {
+    fn flush(&self, bytes_max: u64) -> Result<(), fjall::Error> {
         for keyspace in [&self.points, &self.orders] {
-            let is_full = || keyspace.tree.active_memtable().size() > MEMTABLE_BYTES;
+            let is_full = || keyspace.tree.active_memtable().size() > bytes_max;
+            if !is_full() {
+                continue;
+            }
+            // Held from the sealing on: nobody writes the memtable to a table before the journal, of which what is in the
+            // other keyspace is a part, is on disk.
+            let flushing = keyspace.tree.get_flush_lock();
             if is_full() {
-                let _sealing = self.sealing.lock();
-                if is_full() {
-                    keyspace.rotate_memtable()?;
-                }
+                // It also tells fjall's worker, which has nothing left to write then, but shortens journals and compacts.
+                keyspace.rotate_memtable()?;
+                self.database.persist(PersistMode::SyncAll)?;
+                let unread = self.database.supervisor.snapshot_tracker.get_seqno_safe_to_gc();
+                keyspace.tree.flush(&flushing, unread)?;
             }
         }
         Ok(())
@@ -202,6 +255,36 @@ impl Tables {
             Table::Touches | Table::Names | Table::Effects | Table::Met => &self.orders,
             _ => &self.points,
         }
+    }
+}
+
+// === impl Flusher ===
+
+impl Flusher {
+    fn new(keyspaces: Keyspaces, failed: Arc<AtomicBool>) -> std::io::Result<Self> {
+        // One is enough: whoever wakes it while it writes wants it to look again.
+        let (wake, woken): (_, Receiver<()>) = sync_channel(1);
+        let thread = thread::Builder::new().name("journey-flusher".to_owned()).spawn(move || {
+            while woken.recv().is_ok() {
+                if keyspaces.flush(MEMTABLE_BYTES).is_err() {
+                    failed.store(true, Ordering::Release);
+                }
+            }
+        })?;
+        Ok(Self { wake: Some(wake), thread: Some(thread) })
+    }
+
+    fn wake(&self) {
+        // It is awake already, or has panicked; then memtables are written where writes have to wait for it.
+        let _ = self.wake.as_ref().map(|wake| wake.try_send(()));
+    }
+}
+
+impl Drop for Flusher {
+    fn drop(&mut self) {
+        drop(self.wake.take());
+        // The folder can be opened again once it has let go of it.
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
@@ -230,7 +313,7 @@ impl Kv for Local {
                 }
             }
             writes.commit()?;
-            tables.seal_full()
+            tables.flush_full()
         })
     }
 
@@ -343,7 +426,7 @@ fn order_options() -> KeyspaceCreateOptions {
 
 fn options() -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default()
-        // See `Tables::seal_full`.
+        // See `Keyspaces::flush`.
         .max_memtable_size(u64::MAX)
         .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(TABLE_BYTES)))
 }
@@ -468,40 +551,61 @@ mod tests {
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(60);
+    const VALUE_BYTES: usize = 200;
+    const LARGE_ROWS: u64 = 10_000;
+
+    /// Writes rows that were not written before.
+    fn write(local: &Local, written: &mut u64, rows: u64) {
+        let writes = (*written..*written + rows).map(|number| {
+            let key = number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes().to_vec();
+            (Table::Editions, key, Some(vec![1; VALUE_BYTES]))
+        });
+        local.write(Batch { writes: writes.collect() }).unwrap();
+        *written += rows;
+    }
 
     #[test]
     fn full_memtables_are_written_to_disk_however_often_is_written_meanwhile() {
-        const VALUE_BYTES: usize = 200;
-        const LARGE_ROWS: u64 = 10_000;
         let folder = tempfile::tempdir().unwrap();
         let local = Local::open(folder.path(), 1 << 20).unwrap();
-        let mut number = 0_u64;
-        let mut write = |rows: u64| {
-            let rows = (number..number + rows).map(|number| {
-                let key = number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes().to_vec();
-                (Table::Editions, key, Some(vec![1; VALUE_BYTES]))
-            });
-            let batch = Batch { writes: rows.collect() };
-            number += batch.writes.len() as u64;
-            local.write(batch).unwrap();
-        };
+        let mut written = 0;
         let tables = local.tables.read().as_ref().unwrap().clone();
-        write(LARGE_ROWS);
-        // Not more: four memtables that wait hold up writes, and one may be almost full when a round begins.
+        write(&local, &mut written, LARGE_ROWS);
+        // Not more: then writes would wait for what this test holds.
         let fill_two = 1 + 2 * MEMTABLE_BYTES / tables.points.tree.active_memtable().size();
         for round in 0..10 {
-            // While fjall's worker cannot write the first memtable, many writes find the second one full.
+            // While the first memtable cannot be written, many writes find it full.
             let held = tables.points.tree.get_flush_lock();
-            (0..fill_two).for_each(|_| write(LARGE_ROWS));
-            (0..2_000).for_each(|_| write(1));
+            (0..fill_two).for_each(|_| write(&local, &mut written, LARGE_ROWS));
+            (0..2_000).for_each(|_| write(&local, &mut written, 1));
             drop(held);
             let begin = Instant::now();
             while tables.points.tree.active_memtable().size() > MEMTABLE_BYTES
                 || tables.points.sealed_memtable_count() > 0
             {
                 assert!(begin.elapsed() < PATIENCE, "round {round}: full memtables are not written to disk");
-                write(1);
+                write(&local, &mut written, 1);
             }
         }
+    }
+
+    #[test]
+    fn writes_wait_for_no_compaction_and_memtables_stay_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let local = Local::open(folder.path(), 1 << 20).unwrap();
+        // Without a worker it is as if compaction never came to an end.
+        *local.tables.write() = None;
+        let tables = Arc::new(Tables::open(folder.path(), 1 << 20, 0).unwrap());
+        *local.tables.write() = Some(Arc::clone(&tables));
+        let mut written = 0;
+        while written * (VALUE_BYTES as u64) < 20 * MEMTABLE_BYTES {
+            write(&local, &mut written, LARGE_ROWS);
+            let memtable = tables.points.tree.active_memtable().size();
+            assert!(memtable <= MEMTABLE_BYTES_MAX, "{memtable} bytes after {written} rows");
+            assert!(tables.points.sealed_memtable_count() <= 1);
+        }
+        let stored =
+            local.view().range(Table::Editions, Vec::new()..vec![u8::MAX; 9]).map(Result::unwrap).count();
+        assert_eq!(stored as u64, written);
     }
 }

@@ -9,6 +9,7 @@
 
 use std::{
     hash::{BuildHasher, Hasher},
+    hint::black_box,
     sync::{
         OnceLock,
         atomic::{
@@ -43,7 +44,7 @@ pub(crate) struct Met {
 
 #[derive(Default)]
 struct Filling {
-    /// The number of the next row of hashes; nothing: the store has none.
+    /// The number of the next row of hashes, which is how many are in those before it; nothing: the store has none.
     next: Option<u64>,
     /// From where on the hashes, or the first table not known, are to be read.
     from: Vec<u8>,
@@ -52,7 +53,7 @@ struct Filling {
     room: usize,
 }
 
-/// Bits in one cache line.
+/// Bits in one cache line, changed by nobody but who holds [`Filling`].
 #[repr(align(64))]
 #[derive(Default)]
 struct Block([AtomicU64; BLOCK_WORDS]);
@@ -69,6 +70,8 @@ const FIRST_KEYS: usize = if cfg!(test) { 1 << 7 } else { 1 << 17 };
 const LAST_KEYS: usize = FIRST_KEYS << 10;
 const PARTS_MAX: usize = 5;
 const HASH_BYTES: usize = 8;
+/// Hashes whose blocks are asked for together: one by one the processor would wait for memory for each.
+const HASHES_TOGETHER: usize = 64;
 /// Hashes read with a batch of few events, and with each event of a larger one.
 const READ_HASHES_MIN: usize = if cfg!(test) { 100 } else { 1 << 18 };
 const READ_HASHES_EACH: usize = 1 << 10;
@@ -91,20 +94,23 @@ impl Met {
 
     /// Adds what is about to be written, and its hashes to that.
     pub(crate) fn add(&self, kv: &impl Kv, batch: &mut Batch) -> Result<(), StoreError> {
-        let filling = &mut *self.filling.lock();
-        let folding = self.begun(kv, filling)?;
-        let mut hashes = Vec::new();
-        for (table, key, value) in &batch.writes {
-            if value.is_some() && READ.contains(table) {
-                let hash = hash(folding, *table, key);
-                self.add_hash(filling, hash);
-                // Also what seems to be there: another process may take it for what it is, new.
-                hashes.extend_from_slice(&hash.to_le_bytes());
-            }
+        let folding = match self.folding.get() {
+            Some(folding) => folding,
+            None => self.begun(kv, &mut self.filling.lock())?,
+        };
+        let written = batch.writes.iter().filter(|(table, _, value)| value.is_some() && READ.contains(table));
+        let hashes: Vec<_> = written.map(|(table, key, _)| hash(folding, *table, key)).collect();
+        if hashes.is_empty() {
+            // It waits for nobody who reads.
+            return Ok(());
         }
-        if let Some(next) = filling.next.as_mut().filter(|_| !hashes.is_empty()) {
-            batch.put_encoded(Table::Met, next.to_be_bytes().to_vec(), hashes);
-            *next += 1;
+        let filling = &mut *self.filling.lock();
+        self.add_hashes(filling, &hashes);
+        if let Some(next) = &mut filling.next {
+            // Also what seems to be there: another process may take it for what it is, new.
+            let bytes = hashes.iter().flat_map(|hash| hash.to_le_bytes()).collect();
+            batch.put_encoded(Table::Met, next.to_be_bytes().to_vec(), bytes);
+            *next += hashes.len() as u64;
         }
         Ok(())
     }
@@ -132,7 +138,8 @@ impl Met {
             for pair in view.range(Table::Met, all) {
                 let (key, value) = pair?;
                 let (hashes, _) = kv::opened(Table::Met, &key, &value)?.as_chunks::<HASH_BYTES>();
-                hashes.iter().for_each(|hash| self.add_hash(filling, u64::from_le_bytes(*hash)));
+                let hashes: Vec<_> = hashes.iter().map(|hash| u64::from_le_bytes(*hash)).collect();
+                self.add_hashes(filling, &hashes);
                 read += hashes.len();
                 if read >= most {
                     filling.from = [&key[..], &[0]].concat();
@@ -148,7 +155,7 @@ impl Met {
         for pair in view.range(table, all) {
             // Whoever asks for a value that is damaged is told; here its key is enough.
             let (key, value) = pair?;
-            self.add_hash(filling, hash(folding, table, &key));
+            self.add_hashes(filling, &[hash(folding, table, &key)]);
             (rows, bytes) = (rows + 1, bytes + value.len());
             if rows == rows_max || bytes >= bytes_max {
                 filling.from = [&key[..], &[0]].concat();
@@ -167,12 +174,30 @@ impl Met {
         let reader = Reader::new(kv.view());
         let stored: Option<MetRow> = reader.get(Table::Meta, &rows::met_key())?;
         if stored.is_some() {
-            let last = reader.range(Table::Met, Vec::new()..vec![u8::MAX; 64]).next_back().transpose()?;
-            let last = last.and_then(|(key, _)| key.first_chunk().map(|number| u64::from_be_bytes(*number)));
-            filling.next = Some(last.map_or(0, |last| last + 1));
+            let last = kv.view().range(Table::Met, Vec::new()..vec![u8::MAX; 64]).next_back().transpose()?;
+            let mut next = 0;
+            if let Some((key, value)) = last {
+                let hashes = kv::opened(Table::Met, &key, &value)?.len() / HASH_BYTES;
+                let number = key.first_chunk().ok_or_else(|| kv::damaged(Table::Met))?;
+                // Rows were numbered one by one before: then there are more hashes than this.
+                next = u64::from_be_bytes(*number) + hashes.max(1) as u64;
+            }
+            filling.next = Some(next);
+            // One part for all of them: an absent key is looked up in each.
+            let parts = (0..PARTS_MAX).find(|part| part_keys(*part) as u64 >= next);
+            filling.part = parts.unwrap_or(PARTS_MAX - 1);
         }
         let folding = stored.map_or_else(Folding::default, |row| Folding::from([row.first, row.second]));
         Ok(self.folding.get_or_init(|| folding))
+    }
+
+    fn add_hashes(&self, filling: &mut Filling, hashes: &[u64]) {
+        for together in hashes.chunks(HASHES_TOGETHER) {
+            let blocks = |hash| self.parts().map(move |blocks| place(blocks, hash).0);
+            let words = together.iter().flat_map(|hash| blocks(*hash)).map(|block| block.0[0].load(Relaxed));
+            black_box(words.fold(0, |all, word| all ^ word));
+            together.iter().for_each(|hash| self.add_hash(filling, *hash));
+        }
     }
 
     fn add_hash(&self, filling: &mut Filling, hash: u64) {
@@ -188,16 +213,22 @@ impl Met {
         });
         let (block, bits) = place(blocks, hash);
         for (word, bit) in block.0.iter().zip(bits) {
-            word.fetch_or(bit, Relaxed);
+            // Not at once: nobody else writes, and to see to that for each word would take longer than all the rest.
+            word.store(word.load(Relaxed) | bit, Relaxed);
         }
         filling.room = filling.room.saturating_sub(1);
     }
 
     fn has(&self, hash: u64) -> bool {
-        self.parts.iter().map_while(OnceLock::get).any(|blocks| {
+        self.parts().any(|blocks| {
             let (block, bits) = place(blocks, hash);
             block.0.iter().zip(bits).all(|(word, bit)| word.load(Relaxed) & bit != 0)
         })
+    }
+
+    /// Those there are.
+    fn parts(&self) -> impl Iterator<Item = &[Block]> {
+        self.parts.iter().filter_map(|part| part.get().map(Box::as_ref))
     }
 }
 
@@ -257,7 +288,7 @@ mod tests {
     }
 
     fn bytes(met: &Met) -> usize {
-        met.parts.iter().filter_map(OnceLock::get).map(|blocks| size_of_val(&blocks[..])).sum()
+        met.parts().map(size_of_val).sum()
     }
 
     #[test]
@@ -345,6 +376,7 @@ mod tests {
             assert!((keys..keys + 100).all(|number| met.may_have(Table::Seen, &key(number))), "not read yet");
             met.read_on(&kv, 0).unwrap();
         }
+        assert_eq!(bytes(&met), part_keys(PARTS_MAX - 1) * 2, "one part, the largest");
         let missing = (0..keys).filter(|number| !met.may_have(Table::Seen, &key(*number))).count();
         assert_eq!(missing, 0, "of {keys} keys that are there");
         let wrong = (keys..2 * keys).filter(|number| met.may_have(Table::Seen, &key(*number))).count();

@@ -58,8 +58,9 @@ pub(crate) struct Known<'a> {
 impl<K: Kv> Store<K> {
     /// See [`crate::JourneyStore::record`].
     pub(crate) fn record_now(&self, partition: u32, events: &[Incoming]) -> Result<Recorded, StoreError> {
-        let mut cache = self.writer.lock();
+        // It may take a second in the first call, and nobody else who writes has to wait for that.
         self.learn(events.len())?;
+        let mut cache = self.writer.lock();
         let continuations = self.continuations_now()?;
         let reader = self.reader();
         let mut recording = Recording {
