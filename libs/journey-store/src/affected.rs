@@ -1,12 +1,16 @@
 //! Which stored conversions a touch, a link or a conversion could change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use model::{IdentityHash, rules::WINDOW_MILLIS_MAX};
 use proto::events::DecisionReason;
 
 use crate::{
-    Affected, StoreError,
+    Affected, Position, StoreError,
+    folding::Folding,
     kv::{Reader, Table, View},
     rows::{self, ConversionRow, EmptyRow},
 };
@@ -20,18 +24,32 @@ pub(crate) struct Scans {
     pub(crate) touched: BTreeMap<IdentityHash, Vec<i64>>,
     /// Conversions by name, time and event id: the next one of the identity with the same name could change.
     pub(crate) converted: Vec<(IdentityHash, String, i64, String)>,
+    /// Identities whose conversions are all of this call, as most are that have one: nothing has to be read of them.
+    pub(crate) new: NewConversions,
+}
+
+/// Conversions by home and timeline key.
+pub(crate) type NewConversions = HashMap<IdentityHash, BTreeMap<Vec<u8>, NewConversion>, Folding>;
+
+/// What is told of a conversion.
+#[derive(Debug)]
+pub(crate) struct NewConversion {
+    pub(crate) tenant: Arc<str>,
+    pub(crate) position: Position,
+    pub(crate) name: String,
 }
 
 /// What was found, each conversion once.
 struct Found<'a, V> {
     reader: &'a Reader<V>,
+    new: NewConversions,
     affected: Vec<Affected>,
     keys: BTreeSet<Vec<u8>>,
 }
 
 /// The conversions to look through, ordered by identity, time and event id within each reason.
 pub(crate) fn find<V: View>(reader: &Reader<V>, scans: Scans) -> Result<Vec<Affected>, StoreError> {
-    let mut found = Found { reader, affected: Vec::new(), keys: BTreeSet::new() };
+    let mut found = Found { reader, new: scans.new, affected: Vec::new(), keys: BTreeSet::new() };
     for home in &scans.linked {
         found.between(*home, i64::MIN, i64::MAX, DecisionReason::Link)?;
     }
@@ -59,9 +77,18 @@ impl<V: View> Found<'_, V> {
         reason: DecisionReason,
     ) -> Result<(), StoreError> {
         let keys = rows::timeline_key(home, from, "")..rows::timeline_end(home, to);
+        if let Some(new) = self.new.get(&home) {
+            for (key, conversion) in new.range(keys) {
+                let (tenant, position) = (Arc::clone(&conversion.tenant), conversion.position);
+                add(&mut self.affected, &mut self.keys, home, key, (tenant, position), reason)?;
+            }
+            return Ok(());
+        }
         for pair in self.reader.range(Table::Conversions, keys) {
             let (key, payload) = pair?;
-            self.add(home, &key, payload.decode(Table::Conversions)?, reason)?;
+            let row: ConversionRow = payload.decode(Table::Conversions)?;
+            let told = (row.tenant.into(), row.position.into());
+            add(&mut self.affected, &mut self.keys, home, &key, told, reason)?;
         }
         Ok(())
     }
@@ -74,34 +101,46 @@ impl<V: View> Found<'_, V> {
         time: i64,
         event_id: &str,
     ) -> Result<(), StoreError> {
-        let mut from = rows::name_key(home, name, time, event_id);
-        from.push(0);
-        let to = rows::name_end(home, name, time.saturating_add(WINDOW_MILLIS_MAX));
-        let Some(pair) = self.reader.range(Table::Names, from..to).next() else {
-            return Ok(());
+        let last = time.saturating_add(WINDOW_MILLIS_MAX);
+        let (key, told) = if let Some(new) = self.new.get(&home) {
+            let mut from = rows::timeline_key(home, time, event_id);
+            from.push(0);
+            let mut later = new.range(from..rows::timeline_end(home, last));
+            let Some((key, next)) = later.find(|(_, conversion)| conversion.name == name) else {
+                return Ok(());
+            };
+            (key.clone(), (Arc::clone(&next.tenant), next.position))
+        } else {
+            let mut from = rows::name_key(home, name, time, event_id);
+            from.push(0);
+            let to = rows::name_end(home, name, last);
+            let Some(pair) = self.reader.range(Table::Names, from..to).next() else {
+                return Ok(());
+            };
+            let (name_key, payload) = pair?;
+            payload.decode::<EmptyRow>(Table::Names)?;
+            let key = [&home.0[..], rows::name_order(&name_key)].concat();
+            let row: Option<ConversionRow> = self.reader.get(Table::Conversions, &key)?;
+            let row = row.ok_or_else(|| crate::kv::damaged(Table::Conversions))?;
+            (key, (row.tenant.into(), row.position.into()))
         };
-        let (name_key, payload) = pair?;
-        payload.decode::<EmptyRow>(Table::Names)?;
-        let key = [&home.0[..], rows::name_order(&name_key)].concat();
-        let row = self.reader.get(Table::Conversions, &key)?;
-        let row = row.ok_or_else(|| crate::kv::damaged(Table::Conversions))?;
-        self.add(home, &key, row, DecisionReason::EarlierConversion)
+        add(&mut self.affected, &mut self.keys, home, &key, told, DecisionReason::EarlierConversion)
     }
+}
 
-    fn add(
-        &mut self,
-        home: IdentityHash,
-        key: &[u8],
-        row: ConversionRow,
-        reason: DecisionReason,
-    ) -> Result<(), StoreError> {
-        if self.keys.insert(key.to_vec()) {
-            let (_, conversion_id) = rows::timeline_parts(Table::Conversions, rows::timeline_order(key))?;
-            let (tenant, position) = (row.tenant.into(), row.position.into());
-            self.affected.push(Affected { tenant, conversion_id, home, position, reason });
-        }
-        Ok(())
+fn add(
+    affected: &mut Vec<Affected>,
+    keys: &mut BTreeSet<Vec<u8>>,
+    home: IdentityHash,
+    key: &[u8],
+    (tenant, position): (Arc<str>, Position),
+    reason: DecisionReason,
+) -> Result<(), StoreError> {
+    if keys.insert(key.to_vec()) {
+        let (_, conversion_id) = rows::timeline_parts(Table::Conversions, rows::timeline_order(key))?;
+        affected.push(Affected { tenant, conversion_id, home, position, reason });
     }
+    Ok(())
 }
 
 /// The times from each touch to 90 days after it (both included), as few ranges as possible.

@@ -31,6 +31,7 @@ const TABLE: [Table; TABLES] = [
     Table::Scores,
     Table::Owed,
     Table::Met,
+    Table::Decisions,
 ];
 
 fn incoming(offset: u64, event_type: EventType, id: &str) -> Incoming {
@@ -200,6 +201,7 @@ fn a_store_with_a_damaged_table_says_so() {
         (Table::Effects, &["effects", "replay"]),
         (Table::Scores, &["scores", "put_scores"]),
         (Table::Owed, &["owed", "settle"]),
+        (Table::Decisions, &["conversion", "effects"]),
         (Table::Met, &["replay", "record", "earlier", "commit", "put_scores", "settle"]),
     ];
     for (table, named) in expected {

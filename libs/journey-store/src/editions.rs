@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, hash_map::Entry};
 
+use bytes::Bytes;
 use fail::fail_point;
 use model::EventHash;
 use proto::events::DecisionReason;
@@ -43,7 +44,7 @@ impl<K: Kv> Store<K> {
                 Entry::Vacant(entry) => entry.insert(current(&reader, hash)?),
             };
             stored.push(match current {
-                Some(current) => put_edition(&mut batch, partition, hash, current, edition),
+                Some(current) => put_edition(&reader, &mut batch, partition, hash, current, edition)?,
                 None => false,
             });
         }
@@ -67,7 +68,9 @@ impl<K: Kv> Store<K> {
         };
         let hash = EventHash::new(tenant, conversion_id);
         let mut rows: Vec<EditionRow> = Vec::new();
-        rows.extend(reader.get::<EditionRow>(Table::Editions, &rows::edition_key(hash))?);
+        if let Some(row) = reader.get::<EditionRow>(Table::Editions, &rows::edition_key(hash))? {
+            rows.push(EditionRow { decision: decision(&reader, hash, &row)?, ..row });
+        }
         for pair in reader.range(Table::Editions, rows::past_editions(hash)) {
             rows.push(pair?.1.decode(Table::Editions)?);
         }
@@ -103,19 +106,29 @@ fn current<V: View>(reader: &Reader<V>, hash: EventHash) -> Result<Option<Curren
     Ok(Some(Current { home: seen.home, in_force }))
 }
 
-fn put_edition(
+/// The decision of the edition in force: in its row in a store of format 2, or in a table of its own.
+fn decision<V: View>(reader: &Reader<V>, hash: EventHash, row: &EditionRow) -> Result<Bytes, StoreError> {
+    if !row.decision.is_empty() {
+        return Ok(row.decision.clone());
+    }
+    let stored = reader.get_encoded(Table::Decisions, &rows::decision_key(hash, row))?;
+    stored.ok_or_else(|| damaged(Table::Decisions))
+}
+
+fn put_edition<V: View>(
+    reader: &Reader<V>,
     batch: &mut Batch,
     partition: u32,
     hash: EventHash,
     current: &mut Current,
     edition: &NewEdition,
-) -> bool {
+) -> Result<bool, StoreError> {
     let in_force = &mut current.in_force;
     if in_force
         .as_ref()
         .is_some_and(|row| edition.cause <= Position::from(row.cause) || edition.digest[..] == row.digest)
     {
-        return false;
+        return Ok(false);
     }
     let row = EditionRow {
         number: in_force.as_ref().map_or(1, |row| row.number + 1),
@@ -123,25 +136,31 @@ fn put_edition(
         reason: edition.reason as i32,
         recorded_at_micros: edition.recorded_at_micros,
         digest: edition.digest.to_vec(),
-        decision: edition.decision.clone(),
+        decision: Bytes::new(),
     };
+    let key = rows::decision_key(hash, &row);
+    batch.put_encoded(Table::Decisions, key.clone(), edition.decision.to_vec());
     batch.put(Table::Editions, rows::edition_key(hash), &row);
-    let past = in_force.replace(row);
-    let retracted = past.as_ref().map(|past| past.decision.clone());
-    if let Some(past) = past {
-        let row = EditionRow { decision: bytes::Bytes::new(), ..past };
-        batch.put(Table::Editions, rows::past_edition_key(hash, row.number), &row);
-    }
-    let effect = EditionEffectRow {
+    let mut effect = EditionEffectRow {
         tenant: edition.tenant.to_string(),
         cause: edition.cause.into(),
         home: current.home.clone(),
-        retracted,
-        asserted: edition.decision.clone(),
+        asserted_key: Some(key),
+        ..EditionEffectRow::default()
     };
+    if let Some(past) = in_force.replace(row) {
+        // Its decision goes with this effect. By then the effect that asserts it is gone too, unless that is another
+        // partition's: of a log that was lost.
+        match past.decision.is_empty() && Position::from(past.cause).partition == partition {
+            true => effect.retracted_key = Some(rows::decision_key(hash, &past)),
+            false => effect.retracted = Some(decision(reader, hash, &past)?),
+        }
+        let row = EditionRow { decision: Bytes::new(), ..past };
+        batch.put(Table::Editions, rows::past_edition_key(hash, row.number), &row);
+    }
     let key = EffectKey::Edition(edition.cause.index, hash);
     batch.put(Table::Effects, rows::effect_key(partition, edition.cause.offset, key), &effect);
-    true
+    Ok(true)
 }
 
 // A slot of a past edition is one byte of its key.

@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
+
 use crate::{StoreError, met::Met};
 
 /// The tables. The number is part of the checksum, the name part of the files: neither ever changes.
@@ -39,10 +41,12 @@ pub(crate) enum Table {
     Owed = 11,
     /// Number → hashes of keys that were written to tables of single keys.
     Met = 12,
+    /// Time of the cause, conversion hash, number of the edition → decision.
+    Decisions = 13,
 }
 
 /// How many tables there are.
-pub(crate) const TABLES: usize = 13;
+pub(crate) const TABLES: usize = 14;
 
 /// A key and a value as a view yields them.
 pub(crate) type Pair<S> = (S, S);
@@ -120,6 +124,7 @@ impl Table {
             Self::Scores => "scores",
             Self::Owed => "owed",
             Self::Met => "met",
+            Self::Decisions => "decisions",
         }
     }
 }
@@ -172,6 +177,12 @@ impl<V: View> Reader<V> {
             Some(value) => Payload::verify(table, key, value)?.decode(table).map(Some),
             None => Ok(None),
         }
+    }
+
+    /// The bytes of a key.
+    pub(crate) fn get_encoded(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let Some(value) = self.stored(table, key)? else { return Ok(None) };
+        Ok(Some(Bytes::copy_from_slice(opened(table, key, &value)?)))
     }
 
     /// Whether there is a key; its value is verified as well.

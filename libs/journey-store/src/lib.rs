@@ -11,6 +11,7 @@ mod editions;
 mod explained;
 mod folding;
 mod journeys;
+mod keyspaces;
 mod kv;
 mod local;
 mod memory;
@@ -451,7 +452,7 @@ pub async fn open(url: &str) -> Result<Stores, StoreError> {
 pub fn check(url: &str) -> Result<(), StoreError> {
     match url::parse(url)? {
         Location::Memory | Location::Scylla(_) => Ok(()),
-        Location::File { path, .. } => local::has_known_format(&path).map(drop),
+        Location::File { path, .. } => local::known_format(&path).map(drop),
     }
 }
 

@@ -7,7 +7,7 @@ use fail::fail_point;
 use crate::{
     Continuation, EditionChange, Effects, Generation, IdentityChange, Plan, StoreError,
     continuation::Continuations,
-    kv::{Batch, Kv, Reader, Table},
+    kv::{Batch, Kv, Reader, Table, damaged},
     rows::{
         self, EditionEffectRow, EffectKey, EmptyRow, GenerationRow, IdentityEffectRow, OffsetRow, PlanRow,
     },
@@ -92,6 +92,9 @@ impl<K: Kv> Store<K> {
         let reader = Reader::new(self.kv.view());
         let mut all: Vec<Effects> = Vec::new();
         let keys = rows::effects_key(partition, from)..rows::effects_key(partition, to);
+        let decision = |key: Vec<u8>| {
+            reader.get_encoded(Table::Decisions, &key)?.ok_or_else(|| damaged(Table::Decisions))
+        };
         for pair in reader.range(Table::Effects, keys) {
             let (key, payload) = pair?;
             let (offset, effect) = rows::effect_parts(&key)?;
@@ -120,8 +123,8 @@ impl<K: Kv> Store<K> {
                         tenant: row.tenant.into(),
                         cause: row.cause.into(),
                         home: rows::identity(Table::Effects, &row.home)?,
-                        retracted: row.retracted,
-                        asserted: row.asserted,
+                        retracted: row.retracted_key.map(decision).transpose()?.or(row.retracted),
+                        asserted: row.asserted_key.map(decision).transpose()?.unwrap_or(row.asserted),
                     });
                 }
             }
@@ -150,7 +153,13 @@ impl<K: Kv> Store<K> {
         let reader = Reader::new(self.kv.view());
         let keys = rows::effects_key(partition, from)..rows::effects_key(partition, plan.from);
         for pair in reader.range(Table::Effects, keys) {
-            batch.remove(Table::Effects, pair?.0.to_vec());
+            let (key, payload) = pair?;
+            if let (_, EffectKey::Edition(..)) = rows::effect_parts(&key)? {
+                // Nobody is told again of what it retracts.
+                let row: EditionEffectRow = payload.decode(Table::Effects)?;
+                row.retracted_key.into_iter().for_each(|key| batch.remove(Table::Decisions, key));
+            }
+            batch.remove(Table::Effects, key.to_vec());
         }
         drop(reader);
         self.write(batch).inspect_err(|_| cache.clear())?;
@@ -163,4 +172,102 @@ impl<K: Kv> Store<K> {
 /// What is refused when there is nothing to go on with.
 pub(crate) fn no_other_log() -> StoreError {
     StoreError::Unavailable("it is no store of another log".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::{Incoming, NewEdition, Position, memory::Memory};
+    use proto::events::{DecisionReason, Event, EventType};
+
+    /// A store with one conversion.
+    fn store() -> Store<Memory> {
+        let store = Store::new(Memory::default());
+        store.reset_now(Generation { log: 1, id: 2 }).unwrap();
+        let event = Event {
+            event_id: "c".to_owned(),
+            event_type: EventType::Conversion as i32,
+            timestamp: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 0 }),
+            user_id: "u".to_owned(),
+            conversion: "buy".to_owned(),
+            ..Event::default()
+        };
+        let incoming = Incoming {
+            position: Position { partition: 0, offset: 0, index: 0 },
+            tenant: "acme".into(),
+            settings_edition: "sha256:0".into(),
+            recorded_at_micros: 5,
+            event,
+        };
+        store.record_now(0, &[incoming]).unwrap();
+        store
+    }
+
+    fn decide(store: &Store<Memory>, partition: u32, offset: u64) {
+        let edition = NewEdition {
+            tenant: "acme".into(),
+            conversion_id: "c".to_owned(),
+            cause: Position { partition, offset, index: 0 },
+            reason: DecisionReason::LateTouch,
+            // Also when many come at one moment.
+            recorded_at_micros: 5,
+            digest: [offset as u8; 16],
+            decision: text(offset),
+        };
+        assert_eq!(store.commit_now(partition, &[edition], offset + 1).unwrap(), [true]);
+    }
+
+    fn text(offset: u64) -> bytes::Bytes {
+        format!("decision {offset}").into()
+    }
+
+    /// Offset, what is retracted and asserted.
+    fn told(
+        store: &Store<Memory>,
+        partition: u32,
+        from: u64,
+    ) -> Vec<(u64, Option<bytes::Bytes>, bytes::Bytes)> {
+        let effects = store.effects_now(partition, from, u64::MAX).unwrap().into_iter();
+        effects
+            .flat_map(|effects| {
+                effects
+                    .editions
+                    .into_iter()
+                    .map(move |change| (effects.offset, change.retracted, change.asserted))
+            })
+            .collect()
+    }
+
+    fn decisions(store: &Store<Memory>) -> usize {
+        store.kv.tables.read()[Table::Decisions as usize].len()
+    }
+
+    #[test]
+    fn a_decision_is_kept_as_long_as_it_is_in_force_or_somebody_may_be_told_of_it() {
+        let store = store();
+        (3..6).for_each(|offset| decide(&store, 0, offset));
+        assert_eq!(decisions(&store), 3);
+        store.put_plan_now(0, Plan { batch: 1, from: 0, to: 5, stamp: 0 }).unwrap();
+        let all = [(3, None, text(3)), (4, Some(text(3)), text(4)), (5, Some(text(4)), text(5))];
+        assert_eq!(told(&store, 0, 0), all);
+        store.put_plan_now(0, Plan { batch: 2, from: 5, to: 6, stamp: 0 }).unwrap();
+        assert_eq!(told(&store, 0, 5), all[2..]);
+        assert_eq!(decisions(&store), 2);
+        store.put_plan_now(0, Plan { batch: 3, from: 6, to: 7, stamp: 0 }).unwrap();
+        assert_eq!(decisions(&store), 1);
+        assert_eq!(store.conversion_now("acme", "c").unwrap().unwrap().editions[0].decision, text(5));
+    }
+
+    #[test]
+    fn what_another_partition_may_still_be_told_of_is_kept() {
+        let store = store();
+        decide(&store, 0, 3);
+        decide(&store, 1, 4);
+        store.put_plan_now(1, Plan { batch: 1, from: 5, to: 6, stamp: 0 }).unwrap();
+        store.put_plan_now(1, Plan { batch: 2, from: 6, to: 7, stamp: 0 }).unwrap();
+        assert_eq!(told(&store, 1, 0), []);
+        assert_eq!(told(&store, 0, 0), [(3, None, text(3))]);
+    }
 }

@@ -1,6 +1,9 @@
 //! Recording a batch of events: what is new is stored, what it links is joined, what it could change is named.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use fail::fail_point;
 use model::{EventHash, IdentityHash};
@@ -8,7 +11,7 @@ use proto::events::EventType;
 
 use crate::{
     Incoming, Outcome, Position, Recorded, StoreError,
-    affected::{self, Scans},
+    affected::{self, NewConversion, NewConversions, Scans},
     continuation::Continuations,
     folding::Folding,
     kv::{Batch, Kv, Reader, Table, View},
@@ -29,6 +32,8 @@ struct Recording<'a, V> {
     batch: Batch,
     /// First positions: those that are stored of this call's events, and those first met in it.
     seen: HashMap<EventHash, Position, Folding>,
+    /// Conversions first met in this call.
+    new: NewConversions,
     wishes: Wishes,
 }
 
@@ -70,6 +75,7 @@ impl<K: Kv> Store<K> {
             persons: Persons::new(&reader, &mut cache),
             batch: Batch::with_capacity(events.len() * ROWS_OF_EVENT),
             seen: HashMap::with_capacity_and_hasher(events.len(), Folding::default()),
+            new: NewConversions::default(),
             wishes: Wishes::default(),
         };
         let known = events.iter().map(|incoming| Known::new(partition, incoming));
@@ -178,6 +184,9 @@ impl<V: View> Recording<'_, V> {
             EventType::Conversion => {
                 let name = rows::name_key(home, &incoming.event.conversion, *time_millis, event_id);
                 self.batch.put(Table::Names, name, &EmptyRow {});
+                let (tenant, position) = (Arc::clone(&incoming.tenant), incoming.position);
+                let new = NewConversion { tenant, position, name: incoming.event.conversion.clone() };
+                self.new.entry(home).or_default().insert(key.clone(), new);
                 self.batch.put(Table::Conversions, key, &conversion_row(incoming));
                 self.persons.note_conversion(home, *time_millis)?;
                 seen = SeenRow { home: home.0.to_vec(), time_millis: *time_millis, ..seen };
@@ -279,6 +288,11 @@ impl<V: View> Recording<'_, V> {
                 if self.persons.state(member)?.latest_conversion_millis >= Some(time_millis) {
                     scans.converted.push((member, name.clone(), time_millis, event_id.clone()));
                 }
+            }
+        }
+        for (home, conversions) in std::mem::take(&mut self.new) {
+            if self.persons.state(home)?.conversions == conversions.len() as u64 {
+                scans.new.insert(home, conversions);
             }
         }
         Ok(scans)

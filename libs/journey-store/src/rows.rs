@@ -107,7 +107,7 @@ pub(crate) struct EditionRow {
     pub(crate) recorded_at_micros: i64,
     #[prost(bytes = "vec", tag = "5")]
     pub(crate) digest: Vec<u8>,
-    /// Empty in a past edition.
+    /// Empty in a past edition, and where decisions are in a table of their own.
     #[prost(bytes = "bytes", tag = "6")]
     pub(crate) decision: bytes::Bytes,
 }
@@ -134,6 +134,11 @@ pub(crate) struct EditionEffectRow {
     pub(crate) retracted: Option<bytes::Bytes>,
     #[prost(bytes = "bytes", tag = "5")]
     pub(crate) asserted: bytes::Bytes,
+    /// The keys of those of the two that are in a table of their own.
+    #[prost(bytes = "vec", optional, tag = "6")]
+    pub(crate) retracted_key: Option<Vec<u8>>,
+    #[prost(bytes = "vec", optional, tag = "7")]
+    pub(crate) asserted_key: Option<Vec<u8>>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -272,6 +277,15 @@ pub(crate) fn past_editions(conversion: EventHash) -> Range<Vec<u8>> {
     [&conversion.0[..], &[1]].concat()..[&conversion.0[..], &[2]].concat()
 }
 
+/// The key of an edition's decision. They are written in about this order.
+pub(crate) fn decision_key(conversion: EventHash, edition: &EditionRow) -> Vec<u8> {
+    let mut key = Vec::with_capacity(HASH_BYTES + 16);
+    push_time(&mut key, edition.recorded_at_micros);
+    key.extend_from_slice(&conversion.0);
+    key.extend_from_slice(&edition.number.to_be_bytes());
+    key
+}
+
 /// The first key of a record's effects.
 pub(crate) fn effects_key(partition: u32, offset: u64) -> Vec<u8> {
     let mut key = Vec::with_capacity(40);
@@ -341,8 +355,8 @@ pub(crate) fn plan_key(partition: u32) -> Vec<u8> {
     [&[3][..], &partition.to_be_bytes()].concat()
 }
 
-fn push_time(key: &mut Vec<u8>, time_millis: i64) {
-    key.extend_from_slice(&((time_millis as u64) ^ (1 << 63)).to_be_bytes());
+fn push_time(key: &mut Vec<u8>, time: i64) {
+    key.extend_from_slice(&((time as u64) ^ (1 << 63)).to_be_bytes());
 }
 
 // === values ===

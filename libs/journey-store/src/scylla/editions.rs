@@ -150,6 +150,8 @@ impl Current {
                 home: self.home.clone(),
                 retracted,
                 asserted: edition.decision.clone(),
+                retracted_key: None,
+                asserted_key: None,
             },
             edition: EditionRow {
                 number: past.map_or(1, |past| past.edition.number + 1),

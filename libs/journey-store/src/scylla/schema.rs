@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{StoreError, kv::TABLES};
 
-/// The tables in the order of [`crate::kv::Table`]; `members` and `met` of the embedded store have no use here.
+/// The tables in the order of [`crate::kv::Table`]; `members`, `met` and `decisions` of the embedded store have
+/// no use here.
 pub(crate) const TABLE_NAMES: [&str; TABLES] = [
     "meta",
     "seen",
@@ -31,6 +32,7 @@ pub(crate) const TABLE_NAMES: [&str; TABLES] = [
     "scores",
     "owed",
     "meta",
+    "editions",
 ];
 
 /// What was ever needed, in order; an entry never changes once it was released. Each runs whole, again where it was cut short.

@@ -133,6 +133,21 @@ fn stamps(path: &Path) -> BTreeMap<PathBuf, SystemTime> {
     all
 }
 
+fn marked(format: u32) -> String {
+    let text = format!("journey-store {format}");
+    format!("{text} {:08x}\n", crc32c::crc32c(text.as_bytes()))
+}
+
+#[tokio::test]
+async fn a_store_of_the_format_before_is_one_of_the_present_format_once_it_was_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open_at(folder.path()).await);
+    let marker = folder.path().join("FORMAT");
+    fs::write(&marker, marked(2)).unwrap();
+    drop(open_at(folder.path()).await);
+    assert_eq!(fs::read_to_string(&marker).unwrap(), marked(3));
+}
+
 #[tokio::test]
 async fn a_folder_of_another_kind_or_format_is_refused_before_a_byte_is_written() {
     let folder = tempfile::tempdir().unwrap();
@@ -146,10 +161,11 @@ async fn a_folder_of_another_kind_or_format_is_refused_before_a_byte_is_written(
         assert_eq!(stamps(folder.path()), before);
         refused
     };
-    let newer = "journey-store 3";
-    let newer = format!("{newer} {:08x}\n", crc32c::crc32c(newer.as_bytes()));
-    let refused = refuse(newer.as_bytes()).await;
-    assert!(matches!(&refused, StoreError::Unavailable(text) if text.contains("format 3")), "{refused}");
+    for format in [1, 4] {
+        let refused = refuse(marked(format).as_bytes()).await;
+        let says = format!("has format {format}, this program reads 2 to 3");
+        assert!(matches!(&refused, StoreError::Unavailable(text) if text.contains(&says)), "{refused}");
+    }
     for at in 0..good.len() {
         for bit in [1, 0x80] {
             let mut bytes = good.clone().into_bytes();

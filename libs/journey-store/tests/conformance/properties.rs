@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use journey_store::{Edition, Incoming, JourneyQuery, Outcome, Position, Stores};
+use journey_store::{Edition, Incoming, JourneyQuery, Outcome, Plan, Position, Stores};
 use proto::events::{Event, EventType};
 use rand::{RngExt, rngs::StdRng, seq::SliceRandom};
 use tokio::sync::Mutex;
@@ -202,7 +202,7 @@ fn random_events(rng: &mut StdRng, shape: Shape) -> Vec<(&'static str, Event)> {
         .collect()
 }
 
-/// Editions are stored by cause and digest, and what goes out of force is retracted.
+/// Editions are stored by cause and digest, and what goes out of force is retracted, wherever plans stand.
 pub async fn editions_follow_their_causes(stores: &Stores, seed: &Seed, commits: u64) {
     let mut rng = seed.rng();
     let ids = ["a", "b", "c"];
@@ -211,6 +211,7 @@ pub async fn editions_follow_their_causes(stores: &Stores, seed: &Seed, commits:
     stores.journeys.record(0, &call).await.unwrap();
     let mut lists: BTreeMap<&str, Vec<Edition>> = BTreeMap::new();
     let mut owed: BTreeMap<Position, (Option<bytes::Bytes>, bytes::Bytes)> = BTreeMap::new();
+    let mut plan = Plan { batch: 0, from: 0, to: 0, stamp: 1 };
     for consumed in 1..=commits {
         let mut editions = Vec::new();
         let mut expected = Vec::new();
@@ -237,7 +238,12 @@ pub async fn editions_follow_their_causes(stores: &Stores, seed: &Seed, commits:
         assert_eq!(stores.outbox.consumed_to(0).await.unwrap(), consumed);
         let again = stores.journeys.commit(0, &editions, consumed).await.unwrap();
         assert!(!again.contains(&true), "a commit made again stores nothing");
+        if rng.random_ratio(1, 5) {
+            plan = Plan { batch: plan.batch + 1, from: plan.to, to: consumed + 1, stamp: 1 };
+            stores.outbox.put_plan(0, plan).await.unwrap();
+        }
     }
+    owed.retain(|cause, _| cause.offset >= plan.from);
     for (id, list) in lists {
         let found = stores.journeys.conversion(TENANT, id).await.unwrap().unwrap();
         let in_force = list.len() - 1;
@@ -253,7 +259,7 @@ pub async fn editions_follow_their_causes(stores: &Stores, seed: &Seed, commits:
     }
     let told: BTreeMap<_, _> = stores
         .outbox
-        .effects(0, 0, u64::MAX)
+        .effects(0, plan.from, u64::MAX)
         .await
         .unwrap()
         .into_iter()

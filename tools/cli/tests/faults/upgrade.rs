@@ -1,4 +1,5 @@
-//! Data folders of other programs: a released format opens with the same answers, a newer one is refused untouched.
+//! Data folders of other programs: a released format opens with the same answers and is gone on with, a newer one is
+//! refused untouched.
 
 use std::{
     collections::BTreeMap,
@@ -8,33 +9,49 @@ use std::{
     time::SystemTime,
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::launch;
 
-/// Written by `scripts/golden.sh`.
-const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/1.tar.gz");
+/// Written by `scripts/golden.sh`, the oldest first.
+const GOLDEN: [&str; 2] = ["1", "2"];
 
-fn unpack(into: &Path) -> PathBuf {
-    let unpacked = Command::new("tar").arg("-xzf").arg(GOLDEN).arg("-C").arg(into).status().unwrap();
+fn unpack(name: &str, into: &Path) -> PathBuf {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.tar.gz"));
+    let unpacked = Command::new("tar").arg("-xzf").arg(golden).arg("-C").arg(into).status().unwrap();
     assert!(unpacked.success());
     into.join("data")
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_folder_of_the_first_formats_opens_with_the_same_answers() {
+fn same(found: &Value, expected: &Value) -> bool {
+    expected.as_object().unwrap().iter().all(|(name, value)| match value.as_f64() {
+        Some(value) => found[name].as_f64() == Some(value),
+        None => found[name] == *value,
+    })
+}
+
+fn row(model: &str, channel: &str, conversions: f64, value: &str) -> Value {
+    json!({"model": model, "channel": channel, "currency": "EUR", "conversions": conversions, "value": value})
+}
+
+/// Whether the report has these rows.
+async fn reports(platform: &Platform, expected: &[Value]) -> Result<(), Value> {
+    let question = json!({
+        "from": "2026-01-01", "to": "2026-02-01", "models": ["linear", "decision"], "dimensions": ["channel"],
+        "measures": ["conversions", "value"],
+    });
+    let report = platform.report(&question).await;
+    let rows = report["rows"].as_array().unwrap();
+    let all = rows.len() == expected.len() && rows.iter().zip(expected).all(|(row, wanted)| same(row, wanted));
+    if all { Ok(()) } else { Err(report) }
+}
+
+async fn opens_and_goes_on(name: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let data = unpack(folder.path());
+    let data = unpack(name, folder.path());
     let platform = launch(&data).ready().await;
     assert!(!platform.log().contains("rebuilt"), "{}", platform.log());
-    let report = platform
-        .report(&json!({
-            "from": "2026-01-01", "to": "2026-02-01", "models": ["linear", "decision"], "dimensions": ["channel"],
-            "measures": ["conversions", "value"],
-        }))
-        .await;
     // By hand, from tests/golden/events.ndjson.
-    let row = |model: &str, channel: &str, conversions: f64, value: &str| json!({"model": model, "channel": channel, "currency": "EUR", "conversions": conversions, "value": value});
     let expected = [
         row("linear", "email", 0.5, "5.000000"),
         row("linear", "organic", 1.0, "0.250000"),
@@ -42,17 +59,7 @@ async fn a_folder_of_the_first_formats_opens_with_the_same_answers() {
         row("decision", "organic", 1.0, "0.250000"),
         row("decision", "search", 1.0, "10.000000"),
     ];
-    let rows = report["rows"].as_array().unwrap();
-    assert_eq!(rows.len(), expected.len(), "{report}");
-    for (row, expected) in rows.iter().zip(&expected) {
-        for (name, value) in expected.as_object().unwrap() {
-            let same = match value.as_f64() {
-                Some(value) => row[name].as_f64() == Some(value),
-                None => row[name] == *value,
-            };
-            assert!(same, "{name} of {row}, not {expected}");
-        }
-    }
+    reports(&platform, &expected).await.unwrap();
     let journey = platform.get("/v1/journeys?user_id=u1").await.unwrap().body;
     let ids: Vec<_> = journey["events"].as_array().unwrap().iter().map(|event| &event["event_id"]).collect();
     assert_eq!(ids, ["t1", "t2", "c1"]);
@@ -61,7 +68,35 @@ async fn a_folder_of_the_first_formats_opens_with_the_same_answers() {
     let again =
         json!({"event_id": "t1", "event_type": "click", "timestamp": 1_767_225_600_000_i64, "user_id": "u1"});
     assert_eq!(platform.post("/v1/events", &again).await.unwrap().body["duplicate"], 1);
+
+    // What was decided then is taken back, after a start too.
+    let late = json!({
+        "event_id": "t3", "event_type": "click", "timestamp": "2026-01-05T11:30:00Z", "user_id": "u1", "channel": "email",
+    });
+    assert_eq!(platform.post("/v1/events", &late).await.unwrap().body["accepted"], 1);
+    let expected = [
+        row("linear", "email", 2.0 / 3.0, "6.666667"),
+        row("linear", "organic", 1.0, "0.250000"),
+        row("linear", "search", 1.0 / 3.0, "3.333333"),
+        row("decision", "email", 1.0, "10.000000"),
+        row("decision", "organic", 1.0, "0.250000"),
+    ];
+    eventually("the late touch has won", async || reports(&platform, &expected).await.is_ok()).await;
     platform.stop().await;
+    let platform = launch(&data).ready().await;
+    reports(&platform, &expected).await.unwrap();
+    let decision = platform.get("/v1/conversions/c1").await.unwrap().body;
+    assert_eq!(decision["winner"]["event_id"], "t3", "{decision}");
+    let editions = decision["editions"].as_array().unwrap();
+    assert_eq!(editions.len(), 2, "{decision}");
+    platform.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_every_released_format_opens_with_the_same_answers_and_is_gone_on_with() {
+    for name in GOLDEN {
+        opens_and_goes_on(name).await;
+    }
 }
 
 /// Content and time of every file.
@@ -90,7 +125,7 @@ fn raise(bytes: &mut [u8]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newer_format_of_any_store_is_refused_before_a_byte_is_written() {
     let folder = tempfile::tempdir().unwrap();
-    let data = unpack(folder.path());
+    let data = unpack(GOLDEN[GOLDEN.len() - 1], folder.path());
     let edition = fs::read_dir(data.join("editions")).unwrap().next().unwrap().unwrap().path();
     type Newer<'a> = (&'a Path, fn(&mut Vec<u8>), &'a str);
     let files: [Newer<'_>; 5] = [
