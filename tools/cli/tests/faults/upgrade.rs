@@ -42,7 +42,8 @@ async fn reports(platform: &Platform, expected: &[Value]) -> Result<(), Value> {
     });
     let report = platform.report(&question).await;
     let rows = report["rows"].as_array().unwrap();
-    let all = rows.len() == expected.len() && rows.iter().zip(expected).all(|(row, wanted)| same(row, wanted));
+    let all =
+        rows.len() == expected.len() && rows.iter().zip(expected).all(|(row, wanted)| same(row, wanted));
     if all { Ok(()) } else { Err(report) }
 }
 
