@@ -10,6 +10,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use testkit::process::{Platform, eventually};
 
 use crate::launch;
 
