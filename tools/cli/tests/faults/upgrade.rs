@@ -77,9 +77,9 @@ async fn opens_and_goes_on(name: &str) {
     });
     assert_eq!(platform.post("/v1/events", &late).await.unwrap().body["accepted"], 1);
     let expected = [
-        row("linear", "email", 2.0 / 3.0, "6.666667"),
+        row("linear", "email", 0.666667, "6.666667"),
         row("linear", "organic", 1.0, "0.250000"),
-        row("linear", "search", 1.0 / 3.0, "3.333333"),
+        row("linear", "search", 0.333333, "3.333333"),
         row("decision", "email", 1.0, "10.000000"),
         row("decision", "organic", 1.0, "0.250000"),
     ];
