@@ -31,6 +31,9 @@ const SETTLE: Duration = Duration::from_secs(15);
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// The failures of one batch, one after the other: more than a kill and a start can cause.
 const FAILURES_MAX: u32 = 1_000;
+/// How long a batch may wait already when a round ends: less than a start after a kill takes, so that what was due
+/// while it was away is worked off.
+const BEHIND_MAX_MILLIS: f64 = 1_000.0;
 /// The most that memory may grow in ten minutes, as a share of it.
 const MEMORY_GROWTH_MAX: f64 = 0.01;
 
@@ -241,6 +244,7 @@ impl Kills {
         // What is not answered has no latency yet, and counts as long as it waits.
         let latency = series(|round| round.p99_millis.max(round.behind_millis));
         let (promise, measured, _, grows) = grown("the P99 of acknowledgements does not grow", "ms", latency);
+        let behind = warm.iter().map(|round| round.behind_millis).fold(0.0, f64::max);
         vec![
             Verdict {
                 promise: "every acknowledged event is reported once",
@@ -257,6 +261,11 @@ impl Kills {
                 series(|round| round.engine_megabytes),
             ),
             Verdict { promise, measured, kept: !grows },
+            Verdict {
+                promise: "nothing has waited for a second when a round ends",
+                measured: format!("{behind:.0} ms at most"),
+                kept: behind <= BEHIND_MAX_MILLIS,
+            },
         ]
     }
 }

@@ -148,7 +148,10 @@ fn journey<V: View>(
     for (home, state) in &members {
         if state.touched {
             let keys = rows::timeline_key(*home, from, "")..rows::timeline_end(*home, time);
-            timelines.push(timeline(reader, Table::Touches, keys).rev());
+            let rows = reader.touches(*home, keys).map(|pair| {
+                pair.map(|(key, payload)| Row { table: Table::Touches, key, payload })
+            });
+            timelines.push(rows.rev());
         }
         if state.conversions > u64::from(*home == conversion.home) {
             let name = &conversion.event.conversion;

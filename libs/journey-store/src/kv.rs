@@ -8,8 +8,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use model::IdentityHash;
 
-use crate::{StoreError, met::Met};
+use crate::{
+    StoreError,
+    met::Met,
+    recent::{Recent, Writes},
+};
 
 /// The tables. The number is part of the checksum, the name part of the files: neither ever changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,6 +103,14 @@ pub(crate) struct Batch {
 pub(crate) struct Reader<V> {
     view: V,
     met: Option<Arc<Met>>,
+    /// With the writes that there were when the view was taken.
+    recent: Option<(Arc<Recent>, Writes)>,
+}
+
+/// Bytes of a view, or kept in memory.
+pub(crate) enum Slice<S> {
+    Stored(S),
+    Kept(Bytes),
 }
 
 /// A verified value, without its checksum.
@@ -159,12 +172,12 @@ impl Batch {
 
 impl<V: View> Reader<V> {
     pub(crate) fn new(view: V) -> Self {
-        Self { view, met: None }
+        Self { view, met: None, recent: None }
     }
 
-    /// One that does not ask for what certainly is not there.
-    pub(crate) fn excluding(view: V, met: &Arc<Met>) -> Self {
-        Self { view, met: Some(Arc::clone(met)) }
+    /// One that does not ask for what certainly is not there, nor for touches that are in memory.
+    pub(crate) fn knowing(view: V, met: &Arc<Met>, (recent, writes): (&Arc<Recent>, Writes)) -> Self {
+        Self { view, met: Some(Arc::clone(met)), recent: Some((Arc::clone(recent), writes)) }
     }
 
     /// The message of a key.
@@ -206,10 +219,39 @@ impl<V: View> Reader<V> {
         })
     }
 
+    /// The touches of a home in a range of their keys, from either end.
+    pub(crate) fn touches(
+        &self,
+        home: IdentityHash,
+        keys: Range<Vec<u8>>,
+    ) -> impl DoubleEndedIterator<Item = Result<(Slice<V::Slice>, Payload<Slice<V::Slice>>), StoreError>> {
+        let kept = self.recent.as_ref().and_then(|(recent, writes)| recent.touches(home, &keys, *writes));
+        let stored = kept.is_none().then(|| self.range(Table::Touches, keys)).into_iter().flatten();
+        let stored = stored.map(|pair| {
+            let (key, Payload(value)) = pair?;
+            Ok((Slice::Stored(key), Payload(Slice::Stored(value))))
+        });
+        let kept = kept.into_iter().flatten();
+        stored.chain(kept.map(|(key, value)| Ok((Slice::Kept(key), Payload(Slice::Kept(value))))))
+    }
+
     fn stored(&self, table: Table, key: &[u8]) -> Result<Option<V::Slice>, StoreError> {
         match self.met.as_ref().is_none_or(|met| met.may_have(table, key)) {
             true => self.view.get(table, key),
             false => Ok(None),
+        }
+    }
+}
+
+// === impl Slice ===
+
+impl<S: Deref<Target = [u8]>> Deref for Slice<S> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Stored(bytes) => bytes,
+            Self::Kept(bytes) => bytes,
         }
     }
 }

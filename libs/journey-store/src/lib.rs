@@ -21,6 +21,7 @@ mod outbox;
 mod persons;
 #[cfg(test)]
 mod reads_tests;
+mod recent;
 mod record;
 mod rows;
 mod scores;

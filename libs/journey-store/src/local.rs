@@ -74,8 +74,10 @@ const POINT_KEY: &[u8] = &[0];
 impl Local {
     /// Opens or makes the folder.
     pub(crate) fn open(path: &Path, cache_bytes_max: u64) -> Result<Self, StoreError> {
-        if known_format(path)? != Some(FORMAT) {
-            make(path, &marker(FORMAT)).map_err(|error| unusable(path, &error))?;
+        let format = known_format(path)?;
+        let mark = || make(path, &marker(FORMAT)).map_err(|error| unusable(path, &error));
+        if format.is_none() {
+            mark()?;
         }
         let witness = path.join(WITNESS_FILE);
         if !witness.exists() {
@@ -87,6 +89,10 @@ impl Local {
         // Names made by a process that was killed before it synced the folder are seen and may not survive.
         File::open(path).and_then(|folder| folder.sync_all()).map_err(|error| unusable(path, &error))?;
         let tables = tables.check(path, &witness)?;
+        if format.is_some_and(|format| format < FORMAT) {
+            // Not before it is certain that no program of that format is at work in it.
+            mark()?;
+        }
         Ok(Self {
             path: path.to_owned(),
             cache_bytes_max,

@@ -65,6 +65,7 @@ impl<K: Kv> Store<K> {
         *self.continuations.lock() = Some(Arc::clone(&kept));
         let mut cache = self.writer.lock();
         cache.clear();
+        self.recent.clear();
         let mut batch = Batch::default();
         batch.remove(Table::Meta, rows::generation_key());
         self.write(batch)?;

@@ -198,13 +198,13 @@ impl<'a, V: View> Persons<'a, V> {
         Ok(())
     }
 
-    /// Notes that a touch is stored under `home`.
-    pub(crate) fn note_touch(&mut self, home: IdentityHash) -> Result<(), StoreError> {
+    /// Notes that a touch is stored under `home`. Tells whether it is the first.
+    pub(crate) fn note_touch(&mut self, home: IdentityHash) -> Result<bool, StoreError> {
         let state = self.state(home)?;
         if !state.touched {
             self.change(home, State { touched: true, ..state });
         }
-        Ok(())
+        Ok(!state.touched)
     }
 
     /// The state of an identity; of one that was never met, that it stands alone.

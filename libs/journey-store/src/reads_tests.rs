@@ -121,3 +121,24 @@ fn a_person_with_ever_so_many_touches_costs_no_more_than_the_journey_limit() {
     assert!(decided <= JOURNEY_TOUCHES_MAX as u64 + 20, "{decided}");
     assert!(bought <= 20 && late <= 20, "{bought}, {late}");
 }
+
+/// Rows that are read of the journey of a person whose touches all came lately.
+fn journey_rows_read(touches: u64) -> u64 {
+    let store = Store::new(Counted::default());
+    store.reset_now(Generation { log: 1, id: 2 }).unwrap();
+    for offset in 1..=touches {
+        store.record_now(0, &[incoming(offset, EventType::Click)]).unwrap();
+    }
+    let conversion = incoming(touches + 1, EventType::Conversion);
+    let query = JourneyQuery { tenant: "acme".into(), conversion_id: conversion.event.event_id.clone() };
+    store.record_now(0, &[conversion]).unwrap();
+    store.kv.rows();
+    let journeys = store.journeys_now(&[query], 0).unwrap();
+    assert_eq!(journeys[0].as_ref().unwrap().touches.len() as u64, touches);
+    store.kv.rows()
+}
+
+#[test]
+fn of_a_person_who_came_lately_no_touch_is_read() {
+    assert_eq!(journey_rows_read(2), journey_rows_read(100));
+}

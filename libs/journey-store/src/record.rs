@@ -1,7 +1,7 @@
 //! Recording a batch of events: what is new is stored, what it links is joined, what it could change is named.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -34,6 +34,8 @@ struct Recording<'a, V> {
     seen: HashMap<EventHash, Position, Folding>,
     /// Conversions first met in this call.
     new: NewConversions,
+    /// Homes that had no touch before this call.
+    first_touched: HashSet<IdentityHash, Folding>,
     wishes: Wishes,
 }
 
@@ -76,6 +78,7 @@ impl<K: Kv> Store<K> {
             batch: Batch::with_capacity(events.len() * ROWS_OF_EVENT),
             seen: HashMap::with_capacity_and_hasher(events.len(), Folding::default()),
             new: NewConversions::default(),
+            first_touched: HashSet::default(),
             wishes: Wishes::default(),
         };
         let known = events.iter().map(|incoming| Known::new(partition, incoming));
@@ -84,13 +87,15 @@ impl<K: Kv> Store<K> {
         let outcomes =
             known.into_iter().map(|known| recording.event(known)).collect::<Result<Vec<_>, _>>()?;
         let scans = recording.scans()?;
-        let mut batch = recording.batch;
-        let changed = recording.persons.finish(&mut batch);
+        let Recording { mut batch, persons, first_touched, .. } = recording;
+        let changed = persons.finish(&mut batch);
         // The view goes before the write: in memory both take the same lock.
         drop(reader);
         // Whether a write that failed took place is not known, so nothing that was cached before it counts.
         fail_point!("journey_store::before_record");
+        self.recent.begin(&batch, &first_touched);
         self.write(batch).inspect_err(|_| cache.clear())?;
+        self.recent.done();
         fail_point!("journey_store::after_record");
         persons::remember(&mut cache, changed);
         drop(cache);
@@ -179,7 +184,9 @@ impl<V: View> Recording<'_, V> {
         match incoming.event.event_type() {
             EventType::Impression | EventType::Click | EventType::Visit => {
                 self.batch.put_encoded(Table::Touches, key, rows::encode_stripped(&incoming.event));
-                self.persons.note_touch(home)?;
+                if self.persons.note_touch(home)? {
+                    self.first_touched.insert(home);
+                }
             }
             EventType::Conversion => {
                 let name = rows::name_key(home, &incoming.event.conversion, *time_millis, event_id);

@@ -220,6 +220,11 @@ pub(crate) fn timeline_end(home: IdentityHash, time_millis: i64) -> Vec<u8> {
     }
 }
 
+/// The home of a timeline key.
+pub(crate) fn timeline_home(key: &[u8]) -> Option<IdentityHash> {
+    key.first_chunk().copied().map(IdentityHash)
+}
+
 /// What a timeline key sorts by within its home: (time, event id).
 pub(crate) fn timeline_order(key: &[u8]) -> &[u8] {
     key.get(HASH_BYTES..).unwrap_or_default()

@@ -14,6 +14,7 @@ use crate::{
     kv::{Batch, Kv, Reader, Table},
     met::Met,
     persons::StateCache,
+    recent::{Recent, Writes},
     rows::SeenRow,
 };
 
@@ -25,18 +26,28 @@ pub(crate) struct Store<K> {
     /// As they are stored, once they were read.
     pub(crate) continuations: Mutex<Option<Arc<Continuations>>>,
     pub(crate) met: Arc<Met>,
+    pub(crate) recent: Arc<Recent>,
 }
 
 // === impl Store ===
 
 impl<K: Kv> Store<K> {
     pub(crate) fn new(kv: K) -> Self {
-        Self { kv, writer: Mutex::default(), continuations: Mutex::default(), met: Arc::default() }
+        Self {
+            kv,
+            writer: Mutex::default(),
+            continuations: Mutex::default(),
+            met: Arc::default(),
+            recent: Arc::default(),
+        }
     }
 
     /// Reads what every write before it left.
     pub(crate) fn reader(&self) -> Reader<K::View<'_>> {
-        Reader::excluding(self.kv.view(), &self.met)
+        let done = self.recent.writes().done;
+        let view = self.kv.view();
+        let writes = Writes { done, begun: self.recent.writes().begun };
+        Reader::knowing(view, &self.met, (&self.recent, writes))
     }
 
     /// Learns a piece of what was stored before this process began, the larger the more events it has at once.
@@ -48,7 +59,7 @@ impl<K: Kv> Store<K> {
     pub(crate) fn write(&self, mut batch: Batch) -> Result<(), StoreError> {
         // Before: what is there must never be taken for absent.
         self.met.add(&self.kv, &mut batch)?;
-        self.kv.write(batch)
+        self.kv.write(batch).inspect_err(|_| self.recent.clear())
     }
 }
 

@@ -144,8 +144,13 @@ async fn a_store_of_the_format_before_is_one_of_the_present_format_once_it_was_o
     drop(open_at(folder.path()).await);
     let marker = folder.path().join("FORMAT");
     fs::write(&marker, marked(2)).unwrap();
-    drop(open_at(folder.path()).await);
+    let stores = open_at(folder.path()).await;
     assert_eq!(fs::read_to_string(&marker).unwrap(), marked(3));
+    // As the folder of a program of that format is while it runs.
+    fs::write(&marker, marked(2)).unwrap();
+    open(&url(folder.path())).await.err().unwrap();
+    assert_eq!(fs::read_to_string(&marker).unwrap(), marked(2));
+    drop(stores);
 }
 
 #[tokio::test]
