@@ -39,8 +39,9 @@ const MEMORY_GROWTH_MAX: f64 = 0.01;
 
 #[derive(Debug, Args)]
 pub(crate) struct Kills {
-    /// Events that are there before the peak is measured: an event costs more among many
-    #[arg(long, default_value_t = 8_000_000)]
+    /// Events that are there before the peak is measured: an event costs more among many, so what is sustained is less than
+    /// what is taken at first
+    #[arg(long, default_value_t = 28_000_000)]
     fill_events: u64,
     /// Seconds for which the peak is measured
     #[arg(long, default_value_t = 60)]
@@ -49,7 +50,7 @@ pub(crate) struct Kills {
     #[arg(long, default_value_t = 60)]
     period_seconds: u64,
     /// How often it is killed
-    #[arg(long, default_value_t = 22)]
+    #[arg(long, default_value_t = 17)]
     kills: u32,
     /// The first rounds, in which caches fill: they count in nothing but the report
     #[arg(long, default_value_t = 5)]
@@ -339,9 +340,9 @@ fn client(now: &Mutex<Now>, stream: &Stream, schedule: &Schedule) -> Result<()> 
 // === impl Schedule ===
 
 impl Schedule {
-    /// How long it has been due.
+    /// How long it has been due, unless it is behind the end of the schedule.
     fn behind(&self, number: u64) -> Duration {
-        Instant::now().saturating_duration_since(self.due(number))
+        Instant::now().min(self.over).saturating_duration_since(self.due(number))
     }
 
     fn due(&self, number: u64) -> Instant {

@@ -148,9 +148,9 @@ fn journey<V: View>(
     for (home, state) in &members {
         if state.touched {
             let keys = rows::timeline_key(*home, from, "")..rows::timeline_end(*home, time);
-            let rows = reader.touches(*home, keys).map(|pair| {
-                pair.map(|(key, payload)| Row { table: Table::Touches, key, payload })
-            });
+            let rows = reader
+                .touches(*home, keys)
+                .map(|pair| pair.map(|(key, payload)| Row { table: Table::Touches, key, payload }));
             timelines.push(rows.rev());
         }
         if state.conversions > u64::from(*home == conversion.home) {

@@ -69,10 +69,12 @@ impl Keyspaces {
     pub(crate) fn open(
         folder: &Path,
         cache_bytes_max: u64,
+        files_max: usize,
         worker_threads: usize,
     ) -> Result<Self, fjall::Error> {
         let database = Database::builder(folder)
             .cache_size(cache_bytes_max)
+            .max_cached_files(Some(files_max))
             .max_journaling_size(JOURNAL_BYTES_MAX)
             // It is short-lived: to compress a decision of many touches takes longer than to write it.
             .journal_compression(CompressionType::None)
@@ -226,11 +228,12 @@ mod tests {
     const VALUE_BYTES: usize = 200;
     const LARGE_ROWS: u64 = 10_000;
     const CACHE_BYTES: u64 = 1 << 20;
+    const FILES_MAX: usize = 8;
     /// One of each keyspace.
     const TABLE: [Table; 3] = [Table::Editions, Table::Touches, Table::Decisions];
 
     fn open(folder: &Path, worker_threads: usize) -> (Keyspaces, Flusher) {
-        let keyspaces = Keyspaces::open(folder, CACHE_BYTES, worker_threads).unwrap();
+        let keyspaces = Keyspaces::open(folder, CACHE_BYTES, FILES_MAX, worker_threads).unwrap();
         let flusher = Flusher::new(keyspaces.clone(), Arc::default()).unwrap();
         (keyspaces, flusher)
     }
@@ -291,5 +294,24 @@ mod tests {
             }
             assert_eq!(keyspace.iter().count() as u64, written, "{table:?}");
         }
+    }
+    #[test]
+    fn no_more_tables_are_open_than_files_are_allowed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (keyspaces, flusher) = open(folder.path(), 0);
+        let mut written = 0;
+        for _ in 0..3 * FILES_MAX {
+            write(&keyspaces, &flusher, Table::Touches, &mut written, 1_000);
+            keyspaces.flush(0).unwrap();
+        }
+        let keyspace = keyspaces.of(Table::Touches);
+        assert_eq!(keyspace.tree.table_count(), 3 * FILES_MAX);
+        assert_eq!(keyspace.iter().count() as u64, written);
+        let files = std::fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .filter_map(|file| file.unwrap().path().read_link().ok());
+        let tables = files.filter(|file| file.starts_with(folder.path()) && file.extension().is_none());
+        let open = tables.filter(|file| file.parent().unwrap().ends_with("tables")).count();
+        assert!((1..=FILES_MAX).contains(&open), "{open}");
     }
 }

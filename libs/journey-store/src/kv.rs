@@ -224,7 +224,8 @@ impl<V: View> Reader<V> {
         &self,
         home: IdentityHash,
         keys: Range<Vec<u8>>,
-    ) -> impl DoubleEndedIterator<Item = Result<(Slice<V::Slice>, Payload<Slice<V::Slice>>), StoreError>> {
+    ) -> impl DoubleEndedIterator<Item = Result<(Slice<V::Slice>, Payload<Slice<V::Slice>>), StoreError>>
+    {
         let kept = self.recent.as_ref().and_then(|(recent, writes)| recent.touches(home, &keys, *writes));
         let stored = kept.is_none().then(|| self.range(Table::Touches, keys)).into_iter().flatten();
         let stored = stored.map(|pair| {

@@ -18,6 +18,7 @@ use std::{
 
 use fjall::{OwnedWriteBatch, PersistMode, Readable, Snapshot, UserKey};
 use parking_lot::{Mutex, RwLock};
+use rustix::process::{Resource, getrlimit};
 
 use crate::{
     StoreError,
@@ -66,6 +67,9 @@ const DATABASE_FOLDER: &str = "tables";
 const SHORT_KEY_BYTES_MAX: usize = 64;
 /// With more threads fjall's first one hands the others' work back and forth as long as there is any.
 const WORKER_THREADS: usize = 1;
+/// Bounds of the tables' files that are kept open; one that is not is opened for each block that is read.
+const OPEN_FILES_MIN: usize = 32;
+const OPEN_FILES_MAX: usize = 4_096;
 /// Where the number of the last durable point is, in `meta`.
 const POINT_KEY: &[u8] = &[0];
 
@@ -135,7 +139,8 @@ impl Local {
 
 impl Tables {
     fn open(path: &Path, cache_bytes_max: u64) -> Result<Self, StoreError> {
-        let keyspaces = Keyspaces::open(&path.join(DATABASE_FOLDER), cache_bytes_max, WORKER_THREADS);
+        let folder = path.join(DATABASE_FOLDER);
+        let keyspaces = Keyspaces::open(&folder, cache_bytes_max, files_max(), WORKER_THREADS);
         let keyspaces = keyspaces.map_err(|error| match error {
             fjall::Error::Locked => {
                 StoreError::Unavailable(format!("{} is in use by another process", path.display()))
@@ -252,6 +257,12 @@ impl Deref for Stored {
     fn deref(&self) -> &[u8] {
         self.bytes.get(self.skip..).unwrap_or_default()
     }
+}
+
+/// How many files of tables are kept open: of what this process may open, three quarters are for connections.
+fn files_max() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
+    limit.map_or(OPEN_FILES_MAX, |files| (files / 8).clamp(OPEN_FILES_MIN, OPEN_FILES_MAX))
 }
 
 fn prefixed(table: Table, key: &[u8]) -> Vec<u8> {

@@ -67,14 +67,6 @@ impl Recent {
 
     /// Adds the touches of a batch that is about to be written; these are the homes that have none yet.
     pub(crate) fn begin(&self, batch: &Batch, first: &HashSet<IdentityHash, Folding>) {
-        let rows = batch.writes.iter().filter(|(table, ..)| *table == Table::Touches);
-        let rows: Vec<_> = rows
-            .filter_map(|(_, key, value)| {
-                let home = rows::timeline_home(key)?;
-                let row = Bytes::from([&key[..], value.as_deref()?].concat());
-                Some((home, Touch { row, key_bytes: key.len(), write: 0 }))
-            })
-            .collect();
         let homes = &mut *self.0.lock();
         if homes.writes.begun > homes.writes.done {
             // Whoever began has not come to an end.
@@ -86,8 +78,10 @@ impl Recent {
             homes.order.push_back(*home);
             homes.bytes += HOME_BYTES;
         }
-        for (home, touch) in rows {
-            homes.add(home, Touch { write: homes.writes.begun, ..touch });
+        for (table, key, value) in &batch.writes {
+            if let (Table::Touches, Some(value)) = (table, value) {
+                homes.add(key, value);
+            }
         }
         homes.shrink();
     }
@@ -131,12 +125,15 @@ impl Homes {
         *self = Self { writes, ..Self::default() };
     }
 
-    fn add(&mut self, home: IdentityHash, touch: Touch) {
+    fn add(&mut self, key: &[u8], value: &[u8]) {
+        let Some(home) = rows::timeline_home(key) else { return };
         let Some(touches) = self.touches.get_mut(&home) else { return };
         if touches.len() == TOUCHES_MAX {
             self.drop_touches(home);
             return;
         }
+        let row = Bytes::from([key, value].concat());
+        let touch = Touch { row, key_bytes: key.len(), write: self.writes.begun };
         self.bytes += touch.bytes();
         let at = touches.partition_point(|other| other.key() < touch.key());
         touches.insert(at, touch);
@@ -271,7 +268,10 @@ mod tests {
         assert_eq!(kept(&recent, 2, one), Some(1));
         assert_eq!(kept(&recent, 2, begun), None, "the tables may have it or not");
         recent.done();
-        assert_eq!([one, begun, recent.writes()].map(|seen| kept(&recent, 2, seen)), [Some(1), None, Some(2)]);
+        assert_eq!(
+            [one, begun, recent.writes()].map(|seen| kept(&recent, 2, seen)),
+            [Some(1), None, Some(2)]
+        );
         assert_eq!(kept(&recent, 2, before), Some(0));
         assert_eq!((before.begun, between.begun), (1, 2));
         recent.clear();
