@@ -50,7 +50,7 @@ pub(crate) struct Kills {
     #[arg(long, default_value_t = 60)]
     period_seconds: u64,
     /// How often it is killed
-    #[arg(long, default_value_t = 17)]
+    #[arg(long, default_value_t = 16)]
     kills: u32,
     /// The first rounds, in which caches fill: they count in nothing but the report
     #[arg(long, default_value_t = 5)]
