@@ -116,6 +116,9 @@ pub(crate) enum Slice<S> {
 /// A verified value, without its checksum.
 pub(crate) struct Payload<S>(S);
 
+/// A key and its verified value.
+pub(crate) type Verified<S> = (S, Payload<S>);
+
 const CHECKSUM_BYTES: usize = 4;
 
 // === impl Table ===
@@ -211,7 +214,7 @@ impl<V: View> Reader<V> {
         &self,
         table: Table,
         keys: Range<Vec<u8>>,
-    ) -> impl DoubleEndedIterator<Item = Result<(V::Slice, Payload<V::Slice>), StoreError>> {
+    ) -> impl DoubleEndedIterator<Item = Result<Verified<V::Slice>, StoreError>> {
         self.view.range(table, keys).map(move |pair| {
             let (key, value) = pair?;
             let payload = Payload::verify(table, &key, value)?;
@@ -224,8 +227,7 @@ impl<V: View> Reader<V> {
         &self,
         home: IdentityHash,
         keys: Range<Vec<u8>>,
-    ) -> impl DoubleEndedIterator<Item = Result<(Slice<V::Slice>, Payload<Slice<V::Slice>>), StoreError>>
-    {
+    ) -> impl DoubleEndedIterator<Item = Result<Verified<Slice<V::Slice>>, StoreError>> {
         let kept = self.recent.as_ref().and_then(|(recent, writes)| recent.touches(home, &keys, *writes));
         let stored = kept.is_none().then(|| self.range(Table::Touches, keys)).into_iter().flatten();
         let stored = stored.map(|pair| {
