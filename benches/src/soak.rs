@@ -18,7 +18,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 use serde::Serialize;
 
-use self::stream::Stream;
+use self::stream::{Asked, Stream};
 use crate::child::Process;
 
 #[derive(Debug, Subcommand)]
@@ -37,14 +37,14 @@ struct Verdict {
     kept: bool,
 }
 
-/// What the platform sustains: it takes on what it attributes, as its backlog is small.
+/// What was taken on in a while.
 #[derive(Debug, Serialize)]
-struct Peak {
+struct Taken {
     events_per_second: f64,
     p99_millis: f64,
 }
 
-/// The backlog with which a peak is measured, events.
+/// The backlog with which a peak is measured, events: so small that what is taken on is what is attributed.
 const PEAK_BACKLOG: (&str, &str) = ("ATTRIBUTION_INGESTION__BACKLOG_EVENTS_MAX", "50000");
 
 // === impl Part ===
@@ -58,18 +58,21 @@ impl Part {
     }
 }
 
-// === impl Peak ===
+// === impl Taken ===
 
-impl Peak {
-    /// Asks as much as is taken, a quarter of the time to warm up.
-    fn measure(platform: &Process, stream: &Stream, seconds: u64) -> Result<Self> {
-        stream.ask(platform, Duration::from_secs(seconds / 4))?;
-        let asked = stream.ask(platform, Duration::from_secs(seconds))?;
-        Ok(Self {
+impl Taken {
+    fn of(asked: &Asked) -> Self {
+        Self {
             events_per_second: asked.events() as f64 / asked.seconds,
             p99_millis: asked.latencies.micros(0.99) / 1e3,
-        })
+        }
     }
+}
+
+/// Asks as much as is taken, a quarter of the time to warm up.
+fn ask_peak(platform: &Process, stream: &Stream, seconds: u64) -> Result<Asked> {
+    stream.ask(platform, Duration::from_secs(seconds / 4))?;
+    stream.ask(platform, Duration::from_secs(seconds))
 }
 
 /// Prints the verdicts, writes the whole, and fails when a promise is broken.

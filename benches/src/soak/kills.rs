@@ -12,7 +12,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    PEAK_BACKLOG, Peak, Verdict, conclude,
+    PEAK_BACKLOG, Taken, Verdict, ask_peak, conclude,
     stream::{EVENTS, Stream, batch, parallel, post},
     trend,
 };
@@ -81,7 +81,7 @@ struct Round {
 
 #[derive(Serialize)]
 struct Outcome<'a> {
-    peak: &'a Peak,
+    peak: &'a Taken,
     events_per_second: f64,
     events: u64,
     report_seconds: f64,
@@ -123,7 +123,7 @@ impl Kills {
         let platform = Process::platform_with(&program, &data, &[PEAK_BACKLOG])?.ready(&data)?;
         let filled = stream.ask_while(&platform, || stream.taken() * EVENTS < self.fill_events)?;
         say(&format!("{} events are there after {:.0} s", filled.events(), filled.seconds));
-        let peak = Peak::measure(&platform, &stream, self.peak_seconds)?;
+        let peak = Taken::of(&ask_peak(&platform, &stream, self.peak_seconds)?);
         stream.check(&platform, 0..stream.taken())?;
         platform.stop()?;
         let rate = peak.events_per_second * f64::from(self.percent) / 100.0;

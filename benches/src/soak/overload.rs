@@ -12,8 +12,8 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::Serialize;
 
 use super::{
-    PEAK_BACKLOG, Peak, Verdict, conclude,
-    stream::{EVENTS, Stream, batch, parallel, post},
+    PEAK_BACKLOG, Taken, Verdict, ask_peak, conclude,
+    stream::{Asked, EVENTS, Stream, batch, parallel, post},
 };
 use crate::{
     Bench,
@@ -31,8 +31,14 @@ const LATENCY_MAX: f64 = 2.0;
 
 #[derive(Debug, Args)]
 pub(crate) struct Overload {
-    /// Seconds for each peak, and for each flood
-    #[arg(long, default_value_t = 40)]
+    /// Events that are there before anything is measured: among few, each step of compaction is one of a kind
+    #[arg(long, default_value_t = 4_000_000)]
+    fill_events: u64,
+    /// How often a peak and a flood take turns: so both meet the same compaction, and the same store
+    #[arg(long, default_value_t = 6)]
+    turns: u32,
+    /// Seconds of a turn
+    #[arg(long, default_value_t = 20)]
     seconds: u64,
 }
 
@@ -43,20 +49,28 @@ struct Cores {
     generator: CpuSet,
 }
 
+/// All turns of a flood, and of the peaks between which it came.
 #[derive(Debug, Serialize)]
-struct Flood {
+struct Compared {
     times: u32,
+    peak: Taken,
+    flood: Taken,
     asked_events_per_second: f64,
-    taken_events_per_second: f64,
     refused_batches: u64,
-    p99_millis: f64,
-    platform_megabytes: f64,
+    platform_megabytes_max: f64,
+}
+
+/// What came of one turn of a flood.
+struct Flooded {
+    asked: Asked,
+    /// The batches that were taken.
+    numbers: Vec<u64>,
+    refused: u64,
 }
 
 #[derive(Serialize)]
 struct Outcome<'a> {
-    peaks: &'a [Peak],
-    floods: &'a [Flood],
+    compared: &'a [Compared],
     verdicts: &'a [Verdict],
 }
 
@@ -84,27 +98,13 @@ impl Overload {
         sched_setaffinity(None, &cores.platform)?;
         let platform = Process::platform_with(&program, &data, &[PEAK_BACKLOG])?.ready(&data)?;
         sched_setaffinity(None, &cores.generator)?;
-        let mut taken = Vec::new();
-        // Before and after each flood: an event costs more among many.
-        let (mut peaks, mut floods) = (Vec::<Peak>::new(), Vec::new());
-        let peak = || {
-            let from = stream.taken();
-            let peak = Peak::measure(&platform, &stream, self.seconds)?;
-            say(&format!("{peak:?}"));
-            anyhow::Ok((peak, from..stream.taken()))
-        };
-        let (first, numbers) = peak()?;
-        taken.extend(numbers);
-        peaks.push(first);
+        let filled = stream.ask_while(&platform, || stream.taken() * EVENTS < self.fill_events)?;
+        say(&format!("{} events are there after {:.0} s", filled.events(), filled.seconds));
+        let mut taken: Vec<_> = (0..stream.taken()).collect();
+        let mut compared = Vec::new();
         for times in [3, 10] {
-            let rate = peaks[peaks.len() - 1].events_per_second * f64::from(times);
-            let (flood, numbers) = self.flood(&platform, &stream, times, rate)?;
-            say(&format!("{flood:?}"));
-            floods.push(flood);
-            taken.extend(numbers);
-            let (next, numbers) = peak()?;
-            taken.extend(numbers);
-            peaks.push(next);
+            compared.push(self.compare(&platform, &stream, times, &mut taken)?);
+            say(&format!("{:?}", compared.last()));
         }
         stream.check(&platform, taken.iter().copied())?;
         platform.stop()?;
@@ -114,20 +114,13 @@ impl Overload {
             // It would not have come here otherwise.
             kept: true,
         }];
-        for (flood, around) in floods.iter().zip(peaks.windows(2)) {
-            let mean = |of: fn(&Peak) -> f64| around.iter().map(of).sum::<f64>() / around.len() as f64;
-            let peak = Peak {
-                events_per_second: mean(|peak| peak.events_per_second),
-                p99_millis: mean(|peak| peak.p99_millis),
-            };
-            let share = flood.taken_events_per_second / peak.events_per_second;
+        for Compared { times, peak, flood, asked_events_per_second, .. } in &compared {
+            let share = flood.events_per_second / peak.events_per_second;
             verdicts.push(Verdict {
                 promise: "goodput under a flood is at least 90 % of the peak",
                 measured: format!(
-                    "{} times ({:.0} events/s asked): {:.0} of {:.0} events/s, {:.0} %",
-                    flood.times,
-                    flood.asked_events_per_second,
-                    flood.taken_events_per_second,
+                    "{times} times ({asked_events_per_second:.0} events/s asked): {:.0} of {:.0} events/s, {:.0} %",
+                    flood.events_per_second,
                     peak.events_per_second,
                     share * 100.0
                 ),
@@ -136,18 +129,52 @@ impl Overload {
             verdicts.push(Verdict {
                 promise: "what is taken on is answered within twice the time it takes at the peak",
                 measured: format!(
-                    "{} times: P99 {:.1} ms, at the peak {:.1} ms",
-                    flood.times, flood.p99_millis, peak.p99_millis
+                    "{times} times: P99 {:.1} ms, at the peak {:.1} ms",
+                    flood.p99_millis, peak.p99_millis
                 ),
                 kept: flood.p99_millis <= LATENCY_MAX * peak.p99_millis,
             });
         }
-        conclude("overload", &verdicts, &Outcome { peaks: &peaks, floods: &floods, verdicts: &verdicts })
+        conclude("overload", &verdicts, &Outcome { compared: &compared, verdicts: &verdicts })
     }
 
-    /// Sends on a schedule; the numbers of those that were taken. A batch that was refused is the next one to be sent: to make
-    /// another takes longer than to send it, and the generator has one core.
-    fn flood(&self, platform: &Process, stream: &Stream, times: u32, rate: f64) -> Result<(Flood, Vec<u64>)> {
+    /// A peak and a flood by turns; the numbers of all batches that were taken come to those in `taken`.
+    fn compare(
+        &self,
+        platform: &Process,
+        stream: &Stream,
+        times: u32,
+        taken: &mut Vec<u64>,
+    ) -> Result<Compared> {
+        let (mut peaks, mut floods, mut refused_batches) = (Asked::nothing()?, Asked::nothing()?, 0);
+        let mut platform_megabytes_max = 0.0_f64;
+        for turn in 1..=self.turns {
+            let from = stream.taken();
+            let peak = ask_peak(platform, stream, self.seconds)?;
+            taken.extend(from..stream.taken());
+            peaks.add(&peak)?;
+            let peak = Taken::of(&peak);
+            let flooded = self.flood(platform, stream, peak.events_per_second * f64::from(times))?;
+            say(&format!("turn {turn}: {peak:?}, {times} times that: {:?}", Taken::of(&flooded.asked)));
+            taken.extend(flooded.numbers);
+            floods.add(&flooded.asked)?;
+            refused_batches += flooded.refused;
+            platform_megabytes_max =
+                platform_megabytes_max.max(measure::anonymous_bytes(platform.pid())? as f64 / 1e6);
+        }
+        Ok(Compared {
+            times,
+            peak: Taken::of(&peaks),
+            flood: Taken::of(&floods),
+            asked_events_per_second: ((floods.taken + refused_batches) * EVENTS) as f64 / floods.seconds,
+            refused_batches,
+            platform_megabytes_max,
+        })
+    }
+
+    /// Sends on a schedule. A batch that was refused is the next one to be sent: to make another takes longer than to send
+    /// it, and the generator has one core.
+    fn flood(&self, platform: &Process, stream: &Stream, rate: f64) -> Result<Flooded> {
         let (began, time) = (Instant::now(), Duration::from_secs(self.seconds));
         let (next, refused) = (AtomicU64::new(0), AtomicU64::new(0));
         let work = || -> Result<(Vec<u64>, Latencies)> {
@@ -180,23 +207,14 @@ impl Overload {
             }
         };
         let outcomes = parallel(CONNECTIONS, work);
-        let seconds = began.elapsed().as_secs_f64();
-        let (mut numbers, mut latencies) = (Vec::new(), Latencies::new()?);
+        let mut asked = Asked { seconds: began.elapsed().as_secs_f64(), ..Asked::nothing()? };
+        let mut numbers = Vec::new();
         for outcome in outcomes {
-            let (taken, its) = outcome?;
+            let (taken, latencies) = outcome?;
             numbers.extend(taken);
-            latencies.add(&its)?;
+            asked.latencies.add(&latencies)?;
         }
-        let refused_batches = refused.into_inner();
-        let per_second = |batches: u64| (batches * EVENTS) as f64 / seconds;
-        let flood = Flood {
-            times,
-            asked_events_per_second: per_second(numbers.len() as u64 + refused_batches),
-            taken_events_per_second: per_second(numbers.len() as u64),
-            refused_batches,
-            p99_millis: latencies.micros(0.99) / 1e3,
-            platform_megabytes: measure::resident_bytes(platform.pid())? as f64 / 1e6,
-        };
-        Ok((flood, numbers))
+        asked.taken = numbers.len() as u64;
+        Ok(Flooded { asked, numbers, refused: refused.into_inner() })
     }
 }

@@ -32,7 +32,8 @@ pub(crate) struct Stream {
 
 /// What came of asking for a while.
 pub(crate) struct Asked {
-    taken: u64,
+    /// Batches.
+    pub(crate) taken: u64,
     pub(crate) seconds: f64,
     pub(crate) latencies: Latencies,
 }
@@ -83,7 +84,7 @@ impl Stream {
         };
         let outcomes = parallel(CONNECTIONS, work);
         let seconds = began.elapsed().as_secs_f64();
-        let mut asked = Asked { taken: 0, seconds, latencies: Latencies::new()? };
+        let mut asked = Asked { seconds, ..Asked::nothing()? };
         for outcome in outcomes {
             let (taken, latencies) = outcome?;
             asked.taken += taken;
@@ -121,6 +122,17 @@ impl Stream {
 // === impl Asked ===
 
 impl Asked {
+    pub(crate) fn nothing() -> Result<Self> {
+        Ok(Self { taken: 0, seconds: 0.0, latencies: Latencies::new()? })
+    }
+
+    /// What came of asking again.
+    pub(crate) fn add(&mut self, other: &Self) -> Result<()> {
+        self.taken += other.taken;
+        self.seconds += other.seconds;
+        self.latencies.add(&other.latencies)
+    }
+
     pub(crate) fn events(&self) -> u64 {
         self.taken * EVENTS
     }
