@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use telemetry::metrics::CACHE_AVAILABLE;
 
 use crate::key::Id;
+pub use crate::memory::MemoryCache;
 
 /// A cache shared by the pods of a service, or the memory of one process.
 ///
@@ -99,10 +100,10 @@ pub enum CacheError {
 /// Unknown schemes and parameters.
 pub fn open(url: &str) -> Result<Arc<dyn Cache>, CacheError> {
     let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));
-    metrics::gauge!(CACHE_AVAILABLE).set(1);
     match scheme {
-        "memory" => Ok(Arc::new(memory::MemoryCache::open(rest)?)),
+        "memory" => Ok(Arc::new(MemoryCache::open(rest)?)),
         "redis" | "rediss" | "redis-cluster" | "rediss-cluster" | "redis-sentinel" | "rediss-sentinel" => {
+            metrics::gauge!(CACHE_AVAILABLE).set(1);
             Ok(Arc::new(redis::RedisCache::open(scheme, rest)?))
         }
         other => Err(CacheError::UnknownScheme(other.to_owned())),

@@ -1,14 +1,18 @@
 //! The memory of one process: [`Recent`] for ids, governor for quotas.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use governor::{DefaultDirectRateLimiter, RateLimiter, clock::Clock};
 use moka::sync::Cache as Moka;
 
 use crate::{
-    Cache, CacheError, Quota, SEEN_TTL_SECONDS_DEFAULT, Taken, check, key::Id, parameter, recent::Recent,
-    seconds,
+    CACHE_AVAILABLE, Cache, CacheError, Quota, SEEN_TTL_SECONDS_DEFAULT, Taken, check, key::Id, parameter,
+    recent::Recent, seconds,
 };
 
 /// Ids remembered unless the URL says otherwise.
@@ -17,7 +21,8 @@ const SEEN_MAX_DEFAULT: u64 = 1_000_000;
 /// Tenants whose quotas are remembered; more than one process serves.
 const TENANTS_MAX: u64 = 100_000;
 
-pub(crate) struct MemoryCache {
+/// A cache that ends with its process.
+pub struct MemoryCache {
     seen: Recent,
     quotas: Moka<String, Arc<Bucket>>,
 }
@@ -28,7 +33,11 @@ struct Bucket {
 }
 
 impl MemoryCache {
-    pub(crate) fn open(rest: &str) -> Result<Self, CacheError> {
+    /// Opens one by what its URL has behind `memory://`.
+    ///
+    /// # Errors
+    /// A parameter is unknown, given twice, or not a number or time within its bounds.
+    pub fn open(rest: &str) -> Result<Self, CacheError> {
         let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
         if !place.is_empty() {
             return Err(parameter(place, "memory:// has no host and no path"));
@@ -59,7 +68,14 @@ impl MemoryCache {
                 .ok_or_else(|| parameter("seen_ttl", "1s to 365d, such as 7d, 12h, 30m or 90s"))?,
         };
         let seen = Recent::new(seen_max, Duration::from_secs(seen_ttl));
+        metrics::gauge!(CACHE_AVAILABLE).set(1);
         Ok(Self { seen, quotas: Moka::new(TENANTS_MAX) })
+    }
+
+    /// Forgets the ids that were marked up to a moment, for somebody else knows them. One that was marked within a second of
+    /// a later one may stay as long as that.
+    pub fn forget(&self, marked_until: Instant) {
+        self.seen.forget(marked_until);
     }
 }
 

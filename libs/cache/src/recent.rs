@@ -21,6 +21,11 @@ const TABLES: usize = 16;
 const SPAN_MAX: Duration = Duration::from_secs(1);
 const SPANS_OF_TIME_TO_LIVE_MIN: u32 = 100;
 
+/// A table that has place for many times its ids gives it back: for so many times, and so many ids at least, that it does
+/// not grow and shrink by turns.
+const SPARE_IDS_MIN: usize = 1 << 10;
+const SPARE_SHARE: usize = 8;
+
 /// Ids that were marked.
 pub(crate) struct Recent {
     tables: Vec<Mutex<Table>>,
@@ -79,6 +84,15 @@ impl Recent {
         });
     }
 
+    /// Forgets the ids that were marked up to a moment.
+    pub(crate) fn forget(&self, marked_until: Instant) {
+        for table in &self.tables {
+            let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
+            table.forget(|last| last <= marked_until);
+            table.give_back();
+        }
+    }
+
     /// Hands each table the indices of its part of the ids, once what is over its time is gone.
     fn each_table(&self, ids: &[Id<'_>], mut work: impl FnMut(&mut Table, &[usize])) {
         let now = Instant::now();
@@ -104,7 +118,7 @@ impl Recent {
             }
             // Nothing under the lock can leave a table half done.
             let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
-            table.forget(now, self.time_to_live);
+            table.forget(|last| now.saturating_duration_since(last) >= self.time_to_live);
             work(&mut table, &sorted[start..end]);
         }
     }
@@ -145,15 +159,25 @@ impl Table {
         black_box(self.order.iter().take(too_many).filter(|id| self.ids.contains(*id)).count());
     }
 
-    fn forget(&mut self, now: Instant, time_to_live: Duration) {
+    /// Forgets the ids of spans that ended at such moments.
+    fn forget(&mut self, is_over: impl Fn(Instant) -> bool) {
         while let Some(oldest) = self.spans.front()
-            && now.saturating_duration_since(oldest.last) >= time_to_live
+            && is_over(oldest.last)
         {
             let end = oldest.end;
             while self.gone < end {
                 self.forget_oldest();
             }
             self.spans.pop_front();
+        }
+    }
+
+    /// Gives back the memory of many more ids than there are.
+    fn give_back(&mut self) {
+        let ids = self.order.len();
+        if self.ids.capacity() > SPARE_SHARE * (ids + SPARE_IDS_MIN) {
+            self.ids.shrink_to(2 * ids);
+            self.order.shrink_to(2 * ids);
         }
     }
 
@@ -224,16 +248,49 @@ mod tests {
         };
         insert(&mut table, [1, 2], 0);
         insert(&mut table, [3, 4], 5);
-        table.forget(after(9), 10 * second);
+        let forget = |table: &mut Table, now| {
+            table.forget(|last| after(now).saturating_duration_since(last) >= 10 * second);
+        };
+        forget(&mut table, 9);
         assert_eq!(table.ids.len(), 4);
         // The oldest goes for want of place before its time is over.
         insert(&mut table, [5, 6], 9);
         assert!(!table.ids.contains(&(1, 1)) && table.ids.contains(&(2, 2)));
-        table.forget(after(10), 10 * second);
+        forget(&mut table, 10);
         assert!(!table.ids.contains(&(2, 2)) && table.ids.contains(&(3, 3)));
         assert_eq!((table.order.len(), table.spans.len()), (4, 2));
-        table.forget(after(19), 10 * second);
+        forget(&mut table, 19);
         assert_eq!((table.ids.len(), table.order.len(), table.spans.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn what_was_marked_up_to_a_moment_is_forgotten_and_its_memory_given_back() {
+        const IDS: u64 = 400_000;
+        let (recent, keys) = (Recent::new(4 * IDS, YEAR), Keys::default());
+        let places = || {
+            let places = |table: &Mutex<Table>| {
+                let table = table.lock().unwrap_or_else(PoisonError::into_inner);
+                table.ids.capacity().max(table.order.capacity())
+            };
+            recent.tables.iter().map(places).sum::<usize>() as u64
+        };
+        let before = Instant::now();
+        insert(&recent, &keys, 0..IDS);
+        assert!(places() >= IDS);
+        let marked_until = Instant::now();
+        // Of another span.
+        for table in &recent.tables {
+            let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
+            table.insert(std::iter::once((0, 0)), marked_until + 2 * SPAN_MAX, SPAN_MAX, usize::MAX);
+        }
+        recent.forget(before);
+        assert_eq!(kept(&recent), IDS as usize + TABLES);
+        recent.forget(marked_until);
+        assert_eq!(kept(&recent), TABLES, "what was marked later stays");
+        assert!(places() < IDS / SPARE_SHARE as u64, "{} places", places());
+        assert!(!recent.contains(&keys.ids("t", ["0"]))[0]);
+        insert(&recent, &keys, 0..1);
+        assert!(recent.contains(&keys.ids("t", ["0"]))[0]);
     }
 
     #[test]
@@ -248,7 +305,7 @@ mod tests {
         assert!(table.spans.len() <= IDS as usize / 7 + 1, "{} spans", table.spans.len());
         for step in 0..=IDS + 7 {
             let now = marked(step) + time_to_live;
-            table.forget(now, time_to_live);
+            table.forget(|last| now.saturating_duration_since(last) >= time_to_live);
             for id in 0..IDS {
                 let (over, kept) = (marked(id) + time_to_live, table.ids.contains(&(0, id.into())));
                 assert!(kept || over <= now, "{id} is gone before its time");

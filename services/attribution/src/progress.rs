@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use event_log::EventLog;
+use event_log::{EventLog, LogError};
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -105,6 +105,18 @@ impl Progress {
         let mut watch = self.watermark.subscribe();
         // The sender lives as long as `self`, so waiting cannot fail.
         let _ = watch.wait_for(|watermark| watermark.complete_through_micros > past_micros).await;
+    }
+
+    /// Waits until everything that is in the log by now is attributed.
+    ///
+    /// # Errors
+    /// The log does not tell its end.
+    pub async fn wait_attributed(&self, log: &dyn EventLog) -> Result<(), LogError> {
+        for (partition, consumed) in (0..).zip(&self.consumed) {
+            let end = log.end(partition).await?;
+            reach(consumed, end.offset).await;
+        }
+        Ok(())
     }
 
     /// The offset up to which the worker has committed.
@@ -310,6 +322,27 @@ mod tests {
             progress.read(0, records, events);
             let measured = progress.measure(&*log, &BTreeSet::from([0])).await.unwrap();
             assert_eq!(measured, waiting, "{events} in {records}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_in_the_log_is_attributed_once_every_partition_is_past_it() {
+        let log = event_log::open("memory://?partitions=2").await.unwrap();
+        let progress = Progress::new(2);
+        for partition in [0, 1, 1] {
+            log.append(partition, "event".into()).await.unwrap();
+        }
+        let mut attributed = std::pin::pin!(progress.wait_attributed(&*log));
+        let mut is_attributed = async || {
+            tokio::select! {
+                biased;
+                done = &mut attributed => done.is_ok(),
+                () = tokio::task::yield_now() => false,
+            }
+        };
+        for (partition, consumed, expected) in [(1, 1, false), (0, 1, false), (1, 2, true)] {
+            progress.consumed(partition, consumed);
+            assert_eq!(is_attributed().await, expected, "{partition} at {consumed}");
         }
     }
 

@@ -7,6 +7,7 @@ mod seen;
 
 use std::{ffi::OsString, io, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
+use cache::MemoryCache;
 use serde::Serialize;
 use service::{Front, Peer, Process, SettingsHandle, config::Sources, process, settings, task::Threads};
 use telemetry::health::Health;
@@ -97,7 +98,18 @@ pub async fn start(process: Process, config: Config, shutdown: CancellationToken
     for partition in 0..log.partitions() {
         recover_from.push(stores.outbox.consumed_to(partition).await?);
     }
-    let memory = cache::open(&format!("memory://?seen_max={}&seen_ttl=365d", config.seen_events_max))?;
+    let memory = format!("?seen_max={}&seen_ttl=365d", config.seen_events_max);
+    let memory = Arc::new(MemoryCache::open(&memory)?);
+    let (known, ends) = (Arc::clone(&memory), shutdown.clone());
+    let (its_log, progress) = (Arc::clone(&log), Arc::clone(&attribution.progress));
+    let attributed = move || {
+        let (log, progress) = (Arc::clone(&its_log), Arc::clone(&progress));
+        async move { progress.wait_attributed(&*log).await }
+    };
+    threads.enter(|| {
+        let forget = async move { seen::forget_attributed(&known, attributed).await };
+        service::task::spawn("attributed ids", ends.run_until_cancelled_owned(forget))
+    });
     let progress = Arc::clone(&attribution.progress);
     let ingestion = ingestion::Deps {
         log: Arc::clone(&log),
