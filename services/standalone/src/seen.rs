@@ -76,7 +76,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_id_is_forgotten_once_what_was_in_the_log_behind_it_is_attributed() {
         let (memory, keys) = (MemoryCache::open("").unwrap(), Keys::default());
-        let marked = async |id| memory.seen("t", &keys.ids("t", [id])).await.unwrap()[0];
+        let marked = async |id: &str| memory.seen("t", &keys.ids("t", [id])).await.unwrap()[0];
         let (asked, attributed) = (Semaphore::new(0), Semaphore::new(0));
         let wait = || async {
             asked.add_permits(1);
