@@ -55,6 +55,20 @@ async fn an_insert_cut_by_a_kill_leaves_nothing_or_all() {
 }
 
 #[tokio::test]
+async fn every_start_bounds_the_engines_merges() {
+    const SETTINGS: &str = "SELECT groupArray(value) FROM (SELECT value FROM system.merge_tree_settings WHERE name IN \
+        ('max_avg_part_size_for_too_many_parts', 'max_bytes_to_merge_at_max_space_in_pool') ORDER BY name)";
+    let (w, bounds) = (Warehouse::start().await, format!("['{}','{}']", 32 << 20, 128 << 20));
+    assert_eq!(w.query(SETTINGS).await, bounds);
+    std::fs::write(w.folder.path().join("warehouse/engine.xml"), "<clickhouse>").unwrap();
+    let killed = w.supervisor.pid().unwrap();
+    kill(killed);
+    eventually("a new child", async || w.supervisor.pid().filter(|pid| *pid != killed)).await;
+    assert_eq!(w.query(SETTINGS).await, bounds);
+    w.stop().await;
+}
+
+#[tokio::test]
 async fn the_child_does_not_outlive_its_parent() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("warehouse");
