@@ -4,7 +4,11 @@ use std::{any::Any, future::Future, io};
 
 use tokio::{runtime::Runtime, task::JoinHandle};
 
-/// Threads apart from those that answer requests, for work that keeps one for tens of milliseconds.
+/// By how much threads apart give way to those that answer requests: of one core they get a third of what those get.
+const NICENESS: i32 = 5;
+
+/// Threads apart from those that answer requests, for work that keeps one for tens of milliseconds. They give way to those,
+/// and so does every thread and process that they start.
 ///
 /// Dropped, they are let go without a wait.
 pub struct Threads {
@@ -34,7 +38,11 @@ impl Threads {
     /// # Errors
     /// The system has no threads left.
     pub fn new(name: &'static str) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().thread_name(name).enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .thread_name(name)
+            .on_thread_start(give_way)
+            .enable_all()
+            .build()?;
         Ok(Self { runtime: Some(runtime) })
     }
 
@@ -51,6 +59,15 @@ impl Drop for Threads {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+/// On Linux niceness is a thread's own; elsewhere it is the whole process's, so nobody gives way to anybody.
+fn give_way() {
+    if cfg!(target_os = "linux")
+        && let Err(error) = rustix::process::nice(NICENESS)
+    {
+        tracing::warn!(%error, "threads that give way to none");
     }
 }
 
@@ -86,5 +103,21 @@ mod tests {
         assert_eq!(task.await.unwrap().as_deref(), Some("apart"));
         // A task may let them go.
         drop(threads);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn threads_apart_and_what_they_start_give_way() {
+        use rustix::process::nice;
+
+        let threads = Threads::new("apart").unwrap();
+        let its_own = nice(0).unwrap();
+        let expected = (its_own + NICENESS).min(19);
+        let blocking =
+            || tokio::task::spawn_blocking(|| std::thread::spawn(|| nice(0).unwrap()).join().unwrap());
+        let task =
+            threads.enter(|| spawn("named", async move { (nice(0).unwrap(), blocking().await.unwrap()) }));
+        assert_eq!(task.await.unwrap(), (expected, expected));
+        assert_eq!(nice(0).unwrap(), its_own);
     }
 }

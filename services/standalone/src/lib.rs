@@ -67,9 +67,18 @@ pub async fn start(process: Process, config: Config, shutdown: CancellationToken
     // A store of a newer program is refused before the log is mended.
     journey_store::check(&journeys_url)?;
     let log = event_log::open(&log_url).await?;
-    let stores = journey_store::open(&journeys_url).await?;
-    attribution_service::claim(&*log, &*stores.outbox).await?;
-    let engine = chdb::Supervisor::start(chdb::Options::new(data.join("warehouse"), engine_command()?))?;
+    let threads = Threads::new("attribution")?;
+    let engine = chdb::Options::new(data.join("warehouse"), engine_command()?);
+    // There, so that compaction and the warehouse's process give way to requests, as attribution does.
+    let open = {
+        let log = Arc::clone(&log);
+        async move {
+            let stores = journey_store::open(&journeys_url).await?;
+            attribution_service::claim(&*log, &*stores.outbox).await?;
+            anyhow::Ok((stores, chdb::Supervisor::start(engine)?))
+        }
+    };
+    let (stores, engine) = threads.enter(|| service::task::spawn("stores", open)).await??;
     let endpoint = engine.endpoint();
     let warehouse = Warehouse::connect(&warehouse::Config {
         url: endpoint.url,
@@ -90,7 +99,6 @@ pub async fn start(process: Process, config: Config, shutdown: CancellationToken
     if !config.ml.models.is_empty() {
         deps = deps.with_gateway(Peer::in_process(gateway.routes.clone()));
     }
-    let threads = Threads::new("attribution")?;
     let attribution = threads.enter(|| attribution_service::start(&config.attribution, &deps, &shutdown));
     let attribution_routes = attribution.routes(&front);
 
