@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,9 +18,9 @@ use crate::server::Server;
 
 /// The file in the data path that the process which uses it keeps locked.
 const LOCK_FILE: &str = "process.lock";
-/// The file in the data path that tells the engine its settings.
-const CONFIG_FILE: &str = "engine.xml";
-const CONFIG: &str = include_str!("engine.xml");
+/// The file that the engine reads its settings from in the folder it starts in, which the supervisor makes the data path.
+const CONFIG_FILE: &str = "config.xml";
+const CONFIG: &str = include_str!("config.xml");
 const LOCK_POLL: Duration = Duration::from_millis(20);
 
 /// Why the child could not start.
@@ -96,8 +96,8 @@ fn host(
 ) -> Result<(), Report> {
     let failed = |reason: String| Report::Failed { reason };
     let _lock = lock(&start.data, start.lock_wait)?;
-    let config = write_config(&start.data).map_err(failed)?;
-    let engine = Engine::load(&start.lib, &start.data, &config).map_err(failed)?;
+    write_config(&start.data).map_err(failed)?;
+    let engine = Engine::load(&start.lib, &start.data).map_err(failed)?;
     // After the engine has reset the handlers, and before a stop can be asked for.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -178,12 +178,12 @@ fn lock(data: &Path, patience: Duration) -> Result<File, Report> {
 }
 
 /// Only when it is another: a full disk takes no start away.
-fn write_config(data: &Path) -> Result<PathBuf, String> {
+fn write_config(data: &Path) -> Result<(), String> {
     let path = data.join(CONFIG_FILE);
-    if !std::fs::read(&path).is_ok_and(|found| found == CONFIG.as_bytes()) {
-        std::fs::write(&path, CONFIG).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    if std::fs::read(&path).is_ok_and(|found| found == CONFIG.as_bytes()) {
+        return Ok(());
     }
-    Ok(path)
+    std::fs::write(&path, CONFIG).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
 fn version(connection: &Connection<'_>) -> Result<String, String> {

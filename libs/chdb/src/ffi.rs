@@ -9,7 +9,7 @@
 
 use std::ffi::{CStr, CString, OsString, c_char, c_int, c_void};
 use std::marker::PhantomData;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::NonNull;
 
@@ -76,11 +76,10 @@ pub(crate) struct Counts {
     pub(crate) result_bytes: u64,
 }
 
-/// The loaded library and where it works; one per process.
+/// The loaded library and the data path; one per process.
 pub(crate) struct Engine {
     api: Api,
     path_argument: CString,
-    config_argument: CString,
 }
 
 /// A session of the engine: its settings, its database and its parameters are its own.
@@ -115,14 +114,7 @@ pub(crate) struct Output<'c> {
 
 impl Engine {
     /// Loads the library with its symbols kept local, and turns its signal handlers off.
-    pub(crate) fn load(library: &Path, data: &Path, config: &Path) -> Result<Self, String> {
-        let argument = |name: &str, path: &Path| {
-            let mut argument = OsString::from(name);
-            argument.push(path);
-            CString::new(argument.into_vec()).map_err(|_| "the data path contains a zero byte".to_owned())
-        };
-        let path_argument = argument("--path=", data)?;
-        let config_argument = argument("--config-file=", config)?;
+    pub(crate) fn load(library: &Path, data: &Path) -> Result<Self, String> {
         // SAFETY: loading runs the library's initialisers; it is the pinned engine, and this
         // process exists to host it.
         let library = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_LOCAL) }
@@ -130,18 +122,21 @@ impl Engine {
         let api = Api::load(&library).map_err(|error| format!("not a chdb library: {error}"))?;
         // The engine's threads run until the process ends, so its code must stay mapped.
         std::mem::forget(library);
+        let mut argument = OsString::from("--path=");
+        argument.push(data);
+        let path_argument =
+            CString::new(argument.as_bytes()).map_err(|_| "the data path contains a zero byte".to_owned())?;
         // SAFETY: called before the first connect, with a plain integer.
         unsafe { (api.signal_handlers)(0) };
-        Ok(Self { api, path_argument, config_argument })
+        Ok(Self { api, path_argument })
     }
 
     /// Opens a session. The first one of the process starts the engine on the data path.
     pub(crate) fn connect(&self) -> Result<Connection<'_>, String> {
-        let mut arguments = [c"chdb", &self.path_argument, &self.config_argument]
-            .map(|argument| argument.as_ptr().cast_mut());
-        // SAFETY: three zero-terminated strings that live through the call; the library copies them
+        let mut arguments = [c"chdb".as_ptr().cast_mut(), self.path_argument.as_ptr().cast_mut()];
+        // SAFETY: two zero-terminated strings that live through the call; the library copies them
         // and does not write to them.
-        let connection = unsafe { (self.api.connect)(3, arguments.as_mut_ptr()) };
+        let connection = unsafe { (self.api.connect)(2, arguments.as_mut_ptr()) };
         let connection = NonNull::new(connection)
             .ok_or_else(|| "the engine could not be started on the data path".to_owned())?;
         Ok(Connection { api: &self.api, connection, not_send: PhantomData })

@@ -60,7 +60,7 @@ async fn every_start_bounds_the_engines_merges() {
         ('max_avg_part_size_for_too_many_parts', 'max_bytes_to_merge_at_max_space_in_pool') ORDER BY name)";
     let (w, bounds) = (Warehouse::start().await, format!("['{}','{}']", 32 << 20, 128 << 20));
     assert_eq!(w.query(SETTINGS).await, bounds);
-    std::fs::write(w.folder.path().join("warehouse/engine.xml"), "<clickhouse>").unwrap();
+    std::fs::write(w.folder.path().join("warehouse/config.xml"), "<clickhouse>").unwrap();
     let killed = w.supervisor.pid().unwrap();
     kill(killed);
     eventually("a new child", async || w.supervisor.pid().filter(|pid| *pid != killed)).await;
