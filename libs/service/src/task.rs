@@ -2,6 +2,7 @@
 
 use std::{any::Any, future::Future, io};
 
+use rustix::process::{getpriority_process, setpriority_process};
 use tokio::{runtime::Runtime, task::JoinHandle};
 
 /// By how much threads apart give way to those that answer requests: of one core they get a third of what those get.
@@ -38,9 +39,11 @@ impl Threads {
     /// # Errors
     /// The system has no threads left.
     pub fn new(name: &'static str) -> io::Result<Self> {
+        // The same for all: some of them are started by others.
+        let niceness = getpriority_process(None)? + NICENESS;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name(name)
-            .on_thread_start(give_way)
+            .on_thread_start(move || give_way(niceness))
             .enable_all()
             .build()?;
         Ok(Self { runtime: Some(runtime) })
@@ -63,9 +66,9 @@ impl Drop for Threads {
 }
 
 /// On Linux niceness is a thread's own; elsewhere it is the whole process's, so nobody gives way to anybody.
-fn give_way() {
+fn give_way(niceness: i32) {
     if cfg!(target_os = "linux")
-        && let Err(error) = rustix::process::nice(NICENESS)
+        && let Err(error) = setpriority_process(None, niceness)
     {
         tracing::warn!(%error, "threads that give way to none");
     }
@@ -108,16 +111,15 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn threads_apart_and_what_they_start_give_way() {
-        use rustix::process::nice;
-
+        let niceness = || getpriority_process(None).unwrap();
         let threads = Threads::new("apart").unwrap();
-        let its_own = nice(0).unwrap();
-        let expected = (its_own + NICENESS).min(19);
-        let blocking =
-            || tokio::task::spawn_blocking(|| std::thread::spawn(|| nice(0).unwrap()).join().unwrap());
-        let task =
-            threads.enter(|| spawn("named", async move { (nice(0).unwrap(), blocking().await.unwrap()) }));
-        assert_eq!(task.await.unwrap(), (expected, expected));
-        assert_eq!(nice(0).unwrap(), its_own);
+        let expected = (niceness() + NICENESS).min(19);
+        let started = move || std::thread::spawn(niceness).join().unwrap();
+        let blocking = move || tokio::task::spawn_blocking(started);
+        let task = threads.enter(|| {
+            spawn("named", async move { (niceness(), blocking().await.unwrap(), blocking().await.unwrap()) })
+        });
+        assert_eq!(task.await.unwrap(), (expected, expected, expected));
+        assert_eq!(niceness() + NICENESS, expected);
     }
 }
