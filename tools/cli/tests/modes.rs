@@ -3,6 +3,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[cfg(target_os = "linux")]
+use std::collections::BTreeMap;
+
+#[cfg(target_os = "linux")]
+use rustix::process::{Pid, getpriority_process};
 use serde_json::{Value, json};
 use testkit::{
     cluster::{Programs, Servers},
@@ -17,6 +22,45 @@ async fn one_process() {
     let platform = Launch::new(PROGRAM, folder.path().join("data")).ready().await;
     main_path(&platform).await;
     platform.stop().await;
+}
+
+/// Where cores are short, nobody who waits for an answer waits for work that nobody waits for.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_answers_no_request_gives_way_to_what_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let platform = Launch::new(PROGRAM, folder.path().join("data")).ready().await;
+    main_path(&platform).await;
+    let (process, engine) = (niceness(platform.pid()), niceness(platform.engine().unwrap()));
+    let requests = process["tokio-rt-worker"][0];
+    let expected = vec![requests + 5];
+    for name in ["fjall:worker", "journey-flusher", "chdb-supervisor"] {
+        assert_eq!(process[name], expected, "{name}: {process:?}");
+    }
+    // The first thread has the program's name too, which is that of attribution's.
+    assert_eq!(process["attribution"], [requests, requests + 5], "{process:?}");
+    assert_eq!(process["event-log-0"], [requests], "{process:?}");
+    assert_eq!(engine["MergeMutate"], expected, "{engine:?}");
+    platform.stop().await;
+}
+
+/// Of the threads of a process, by their names: each that occurs once.
+#[cfg(target_os = "linux")]
+fn niceness(process: Pid) -> BTreeMap<String, Vec<i32>> {
+    let mut by_name = BTreeMap::<_, Vec<_>>::new();
+    let folder = format!("/proc/{}/task", process.as_raw_nonzero());
+    for thread in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap()) {
+        let id = thread.file_name().into_string().unwrap().parse().unwrap();
+        // It may have ended since.
+        let Ok(name) = std::fs::read_to_string(thread.path().join("comm")) else { continue };
+        let Ok(niceness) = getpriority_process(Pid::from_raw(id)) else { continue };
+        by_name.entry(name.trim_end().to_owned()).or_default().push(niceness);
+    }
+    for values in by_name.values_mut() {
+        values.sort_unstable();
+        values.dedup();
+    }
+    by_name
 }
 
 #[tokio::test(flavor = "multi_thread")]
