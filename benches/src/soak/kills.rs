@@ -41,7 +41,7 @@ const MEMORY_GROWTH_MAX: f64 = 0.01;
 pub(crate) struct Kills {
     /// Events that are there before the peak is measured: an event costs more among many, so what is sustained is less than
     /// what is taken at first
-    #[arg(long, default_value_t = 28_000_000)]
+    #[arg(long, default_value_t = 20_000_000)]
     fill_events: u64,
     /// Seconds for which the peak is measured
     #[arg(long, default_value_t = 60)]
