@@ -40,20 +40,8 @@ run: chdb onnxruntime ## Start the platform on embedded stores in ./data
 .PHONY: test
 test: ## Lint, run every test, and check what deploys
 	+$(MAKE) --no-print-directory --jobs=2 lint chdb onnxruntime mlserver servers deploy-tools train-check
-	cargo test --workspace --locked --no-run
-	+$(MAKE) --no-print-directory --jobs=2 test-drill test-others
-
-# The drill waits for servers to start most of the time, and so do other tests: side by side they wait less.
-DRILL_TEST := destroyed_stores_come_back
-
-.PHONY: test-drill
-test-drill:
-	cargo test --workspace --locked --test drill
+	cargo test --workspace --locked
 	scripts/check-deploy.sh quick
-
-.PHONY: test-others
-test-others:
-	cargo test --workspace --locked -- --skip $(DRILL_TEST)
 
 # With the features that `test` has: for a package alone everything is compiled once more.
 FAULT_SUITES := crashes damage simulation plain release bodies rules edge faults
