@@ -36,12 +36,21 @@ run: chdb onnxruntime ## Start the platform on embedded stores in ./data
 
 ##@ Checking
 
-# What is fetched comes in while the code is linted.
+# Clippy compiles what it lints. Where it compiles the tests, nothing has to be checked before and compiled again.
+test test-build test-faults: export RUSTC_WORKSPACE_WRAPPER := clippy-driver
+test test-build test-faults: export CLIPPY_ARGS := -Dwarnings
+
+# What is fetched comes in while the tests are compiled.
 .PHONY: test
 test: ## Lint, run every test, and check what deploys
-	+$(MAKE) --no-print-directory --jobs=2 lint chdb onnxruntime mlserver servers deploy-tools train-check
+	+$(MAKE) --no-print-directory --jobs=2 fmt-check proto-lint test-build \
+		chdb onnxruntime mlserver servers deploy-tools train-check
 	cargo test --workspace --locked
 	scripts/check-deploy.sh quick
+
+.PHONY: test-build
+test-build:
+	cargo test --workspace --locked --no-run
 
 # With the features that `test` has: for a package alone everything is compiled once more.
 FAULT_SUITES := crashes damage simulation plain release bodies rules edge faults
@@ -77,9 +86,12 @@ soak-load: chdb
 	target/release/bench soak overload
 
 .PHONY: lint
-lint: proto-lint ## Formatting, clippy with warnings as errors, buf lint
-	cargo fmt --all --check
+lint: fmt-check proto-lint ## Formatting, clippy with warnings as errors, buf lint
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+.PHONY: fmt-check
+fmt-check:
+	cargo fmt --all --check
 
 .PHONY: proto-lint
 proto-lint: ## Lint the contracts, and check them against the main branch for breaking changes

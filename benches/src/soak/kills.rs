@@ -228,14 +228,14 @@ impl Kills {
         let series = |of: fn(&Round) -> f64| warm.iter().map(of).collect::<Vec<_>>();
         let per_ten_minutes = 600.0 / self.period_seconds as f64;
         let grown = |promise, unit, values: Vec<f64>| {
-            let (slope, grows) = (trend::slope(&values) * per_ten_minutes, trend::grows(&values));
+            let (slope, z) = (trend::slope(&values) * per_ten_minutes, trend::z(&values));
             let measured = format!(
-                "median {:.1} {unit}, slope {:+.2} % in ten minutes{}",
+                "median {:.1} {unit}, slope {:+.2} % in ten minutes, z {z:.1} of {:.1}",
                 trend::median(values),
                 slope * 100.0,
-                if grows { ", significant" } else { ", not significant" }
+                trend::SIGNIFICANT_Z
             );
-            (promise, measured, slope, grows)
+            (promise, measured, slope, z > trend::SIGNIFICANT_Z)
         };
         let memory = |promise, values| {
             let (promise, measured, slope, grows) = grown(promise, "MB", values);

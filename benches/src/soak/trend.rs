@@ -1,7 +1,7 @@
 //! Whether a series grows.
 
-/// The least chance, of a series that does not grow, to look as if it did.
-const SIGNIFICANCE_Z: f64 = 2.326;
+/// Of a series that does not grow, [`z`] is more than this once in a hundred times.
+pub(crate) const SIGNIFICANT_Z: f64 = 2.326;
 
 /// The median of the slopes between all pairs of values that follow each other at equal distances (Theil 1950,
 /// Sen 1968), per step, as a share of the median value.
@@ -15,16 +15,16 @@ pub(crate) fn slope(values: &[f64]) -> f64 {
     median(slopes) / median(values.to_vec())
 }
 
-/// Whether it grows by the test of Mann (1945) and Kendall (1975), one-sided at 1 %: values in a random order look as if
-/// they grew once in a hundred times.
-pub(crate) fn grows(values: &[f64]) -> bool {
+/// How much it looks as if it grew, by the test of Mann (1945) and Kendall (1975): of values in a random order it is about
+/// normally distributed.
+pub(crate) fn z(values: &[f64]) -> f64 {
     let count = values.len() as f64;
     let mut sum = 0.0;
     for (at, earlier) in values.iter().enumerate() {
         sum += values[at..].iter().map(|later| f64::from(later.total_cmp(earlier) as i8)).sum::<f64>();
     }
     let deviation = (count * (count - 1.0) * (2.0 * count + 5.0) / 18.0).sqrt();
-    (sum - 1.0) / deviation > SIGNIFICANCE_Z
+    (sum - 1.0) / deviation
 }
 
 /// The middle one; of an even number the mean of the two in the middle.
@@ -53,6 +53,8 @@ mod tests {
         let flat: Vec<f64> = (0..25).map(|step| 100.0 + noise(step)).collect();
         let growing: Vec<f64> = (0..25).map(|step| 100.0 + noise(step) + f64::from(step)).collect();
         let falling: Vec<f64> = growing.iter().rev().copied().collect();
-        assert_eq!([&flat, &growing, &falling].map(|series| grows(series)), [false, true, false]);
+        // By hand: five pairs of six rise, (5 - 1 - 1) / √(4 · 3 · 13 / 18).
+        assert!((z(&[1.0, 3.0, 2.0, 4.0]) - 3.0 / (26.0_f64 / 3.0).sqrt()).abs() < 1e-12);
+        assert_eq!([&flat, &growing, &falling].map(|series| z(series) > SIGNIFICANT_Z), [false, true, false]);
     }
 }

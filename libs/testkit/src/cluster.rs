@@ -268,7 +268,7 @@ impl Urls {
             let (_, rest) = url.split_once("://").expect("a URL");
             let rest = rest.rsplit('@').next().unwrap_or(rest);
             let server = rest.split(['/', '?']).next().unwrap_or(rest);
-            url.replace(server, wire.address())
+            url.replace(server, &wire.address().to_string())
         };
         Self {
             journeys: over(&self.journeys, &wires.journeys),

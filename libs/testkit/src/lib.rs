@@ -11,7 +11,7 @@ pub mod gateway;
 pub mod kafka;
 pub mod otlp;
 pub mod plain;
-mod ports;
+pub mod ports;
 pub mod process;
 pub mod redis;
 pub mod tls;

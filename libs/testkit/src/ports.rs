@@ -1,9 +1,8 @@
 //! Ports for servers that have to be told theirs before they start.
 
 use std::{
-    array,
     hash::{BuildHasher, RandomState},
-    net::TcpListener,
+    net::TcpStream,
     ops::Range,
 };
 
@@ -12,17 +11,20 @@ use std::{
 const PORTS: Range<u16> = 10_240..20_000;
 
 /// Ports that nobody listens on now, drawn at random, so that tests side by side hardly meet.
-pub(crate) fn free<const N: usize>() -> [u16; N] {
-    // All held at once, so that they differ.
-    let held: [(u16, TcpListener); N] = array::from_fn(|_| {
-        loop {
+///
+/// Asked by connecting: a listener of ours, even of a moment, would be handed on to what another thread starts meanwhile,
+/// which holds it until it has become the other program.
+pub fn free<const N: usize>() -> [u16; N] {
+    let mut ports = [0; N];
+    for count in 0..N {
+        ports[count] = loop {
             let drawn = RandomState::new().hash_one(0) % u64::from(PORTS.end - PORTS.start);
             // Less than the length of a range of u16.
             let port = PORTS.start + drawn as u16;
-            if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
-                break (port, listener);
+            if !ports.contains(&port) && TcpStream::connect(("127.0.0.1", port)).is_err() {
+                break port;
             }
-        }
-    });
-    held.map(|(port, _)| port)
+        };
+    }
+    ports
 }

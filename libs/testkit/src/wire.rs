@@ -1,5 +1,7 @@
 //! A wire that can be cut: it forwards TCP connections, and loses what goes one way, or breaks them.
 
+use std::net::SocketAddr;
+
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -14,7 +16,7 @@ const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Forwards every connection to one server; it ends with this value.
 pub struct Wire {
-    address: String,
+    address: SocketAddr,
     cut: watch::Sender<Option<Cut>>,
     _serving: JoinSet<()>,
 }
@@ -38,16 +40,8 @@ impl Wire {
     /// # Panics
     /// There is no free port.
     pub async fn to(server: &str) -> Self {
-        Self::between("127.0.0.1:0", server).await
-    }
-
-    /// From an address to a server.
-    ///
-    /// # Panics
-    /// The address is taken.
-    pub async fn between(address: &str, server: &str) -> Self {
-        let listener = TcpListener::bind(address).await.expect("a free port");
-        let address = listener.local_addr().expect("a bound port").to_string();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a bound port");
         let (cut, cuts) = watch::channel(None);
         let server = server.to_owned();
         let mut serving = JoinSet::new();
@@ -61,9 +55,9 @@ impl Wire {
         Self { address, cut, _serving: serving }
     }
 
-    /// Where clients connect, `host:port`.
-    pub fn address(&self) -> &str {
-        &self.address
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Cuts it.

@@ -39,10 +39,10 @@ pub const SCORE_DEADLINE_MILLIS_MAX: u64 = 1_000;
 impl Default for Config {
     fn default() -> Self {
         Self {
-            worker_batch_bytes_max: 2 * 1024 * 1024,
+            worker_batch_bytes_max: 1024 * 1024,
             journeys_max: 512,
-            fact_rows_max: 50_000,
-            fact_touches_max: 200_000,
+            fact_rows_max: 25_000,
+            fact_touches_max: 100_000,
             fact_linger_millis: 250,
             stream_decisions_max: 1_024,
             score_model: "fraud".into(),

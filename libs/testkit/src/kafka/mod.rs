@@ -117,9 +117,9 @@ impl Cluster {
     /// # Panics
     /// It cannot be installed or started.
     pub async fn behind_a_wire() -> (Self, Wire) {
-        let [port, advertised, controller] = ports::free();
-        let wire = Wire::between(&format!("127.0.0.1:{advertised}"), &format!("127.0.0.1:{port}")).await;
-        (Self::advertised(&[port], &[advertised], &[controller]).await, wire)
+        let [port, controller] = ports::free();
+        let wire = Wire::to(&format!("127.0.0.1:{port}")).await;
+        (Self::advertised(&[port], &[wire.address().port()], &[controller]).await, wire)
     }
 
     /// Brokers on these ports, which send clients to others.

@@ -192,8 +192,7 @@ pub(crate) async fn an_insert_of_the_largest_batch_is_one_part(engine: Engine) {
 }
 
 pub(crate) async fn an_unreachable_warehouse_is_unavailable(_engine: Engine) {
-    // A port that was free a moment ago.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let [port] = testkit::ports::free();
     let url = format!("http://127.0.0.1:{port}");
     let database = "nowhere".to_owned();
     let config = Config { url, user: String::new(), password: String::new(), database };

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     path::Path,
     process::{Child, Command, Stdio},
 };
@@ -10,6 +9,7 @@ use std::{
 use proto::inference::{ModelInferRequest, model_infer_request::InferInputTensor};
 use serde_json::json;
 use tempfile::TempDir;
+use testkit::ports;
 
 use crate::{
     model_server::served_at,
@@ -29,7 +29,7 @@ struct MlServer {
 impl MlServer {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let [http, grpc, metrics] = free_ports();
+        let [http, grpc, metrics] = ports::free();
         let settings = json!({
             "host": "127.0.0.1", "http_port": http, "grpc_port": grpc, "metrics_port": metrics,
             "parallel_workers": 0,
@@ -62,11 +62,6 @@ impl Drop for MlServer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn free_ports() -> [u16; 3] {
-    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.each_ref().map(|listener| listener.local_addr().unwrap().port())
 }
 
 async fn scores_as_here(golden: &Golden, models: &Models) {
