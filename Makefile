@@ -37,20 +37,37 @@ run: chdb onnxruntime ## Start the platform on embedded stores in ./data
 ##@ Checking
 
 # Clippy compiles what it lints. Where it compiles the tests, nothing has to be checked before and compiled again.
-test test-build test-faults: export RUSTC_WORKSPACE_WRAPPER := clippy-driver
-test test-build test-faults: export CLIPPY_ARGS := -Dwarnings
+test test-build test-apart test-others test-faults: export RUSTC_WORKSPACE_WRAPPER := clippy-driver
+test test-build test-apart test-others test-faults: export CLIPPY_ARGS := -Dwarnings
 
 # What is fetched comes in while the tests are compiled.
 .PHONY: test
 test: ## Lint, run every test, and check what deploys
 	+$(MAKE) --no-print-directory --jobs=2 fmt-check proto-lint test-build \
 		chdb onnxruntime mlserver servers deploy-tools train-check
-	cargo test --workspace --locked
-	scripts/check-deploy.sh quick
+	+$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-now test-apart check-deploy
 
 .PHONY: test-build
 test-build:
 	cargo test --workspace --locked --no-run
+
+# The suites that wait for servers for most of their time run beside the others, and tell it when all of them are done.
+SUITES := $(basename $(notdir $(wildcard */*/tests/*.rs))) $(notdir $(patsubst %/main.rs,%,$(wildcard */*/tests/*/main.rs)))
+APART := drill kafka kafka_cluster conformance engine
+
+.PHONY: test-apart
+test-apart:
+	cargo test --workspace --locked $(addprefix --test ,$(APART))
+
+.PHONY: test-now
+test-now:
+	+@$(MAKE) --no-print-directory --output-sync=none test-others
+
+.PHONY: test-others
+test-others: OTHERS = $(filter-out $(APART),$(sort $(SUITES)))
+test-others:
+	cargo test --workspace --locked --lib --bins --examples $(addprefix --test ,$(OTHERS))
+	cargo test --workspace --locked --doc
 
 # With the features that `test` has: for a package alone everything is compiled once more.
 FAULT_SUITES := crashes damage simulation plain release bodies rules edge faults

@@ -12,8 +12,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    PEAK_BACKLOG, Taken, Verdict, ask_peak, conclude,
-    stream::{EVENTS, Stream, batch, parallel, post},
+    PEAK_BACKLOG, Taken, Verdict, conclude,
+    stream::{Asked, EVENTS, Stream, batch, parallel, post},
     trend,
 };
 use crate::{
@@ -41,11 +41,11 @@ const MEMORY_GROWTH_MAX: f64 = 0.01;
 pub(crate) struct Kills {
     /// Events that are there before the peak is measured: an event costs more among many, so what is sustained is less than
     /// what is taken at first
-    #[arg(long, default_value_t = 20_000_000)]
+    #[arg(long, default_value_t = 18_000_000)]
     fill_events: u64,
-    /// Seconds for which the peak is measured
-    #[arg(long, default_value_t = 60)]
-    peak_seconds: u64,
+    /// The rounds in which the peak is measured, as long as the others, each of them after a kill too
+    #[arg(long, default_value_t = 2)]
+    peak_rounds: u32,
     /// Between kills, seconds
     #[arg(long, default_value_t = 60)]
     period_seconds: u64,
@@ -118,14 +118,11 @@ struct Schedule {
 impl Kills {
     pub(crate) fn run(&self) -> Result<()> {
         ensure!(self.kills >= self.warm_up + 3, "fewer than three rounds after the warm-up");
+        ensure!(self.peak_rounds > 0, "a peak is measured in one round at least");
         let (bench, program, stream) = (Bench::new(1.0)?, platform_program()?, Stream::default());
         let data = bench.data("platform")?;
-        let platform = Process::platform_with(&program, &data, &[PEAK_BACKLOG])?.ready(&data)?;
-        let filled = stream.ask_while(&platform, || stream.taken() * EVENTS < self.fill_events)?;
-        say(&format!("{} events are there after {:.0} s", filled.events(), filled.seconds));
-        let peak = Taken::of(&ask_peak(&platform, &stream, self.peak_seconds)?);
-        stream.check(&platform, 0..stream.taken())?;
-        platform.stop()?;
+        let period = Duration::from_secs(self.period_seconds);
+        let peak = self.peak(&program, &data, &stream, period)?;
         let rate = peak.events_per_second * f64::from(self.percent) / 100.0;
         say(&format!("peak {:.0} events/s, so {rate:.0} events/s", peak.events_per_second));
 
@@ -136,7 +133,6 @@ impl Kills {
             latencies: Latencies::new()?,
             taken: 0,
         });
-        let period = Duration::from_secs(self.period_seconds);
         let schedule = Schedule {
             began: Instant::now(),
             first: stream.taken(),
@@ -171,6 +167,29 @@ impl Kills {
             "{events} events, {disk_megabytes:.0} MB; reported {report_seconds:.1} s after the last answer"
         ));
         conclude("kills", &verdicts, &outcome)
+    }
+
+    /// What is taken on at most, behind so many events and in rounds that are as long as those that follow and begin as
+    /// they do: with what the last one had not done yet, and a start.
+    fn peak(&self, program: &Path, data: &Path, stream: &Stream, period: Duration) -> Result<Taken> {
+        let start = || Process::platform_with(program, data, &[PEAK_BACKLOG])?.ready(data);
+        let mut platform = start()?;
+        let filled = stream.ask_while(&platform, || stream.taken() * EVENTS < self.fill_events)?;
+        say(&format!("{} events are there after {:.0} s", filled.events(), filled.seconds));
+        let mut rounds = Asked::nothing()?;
+        for _ in 0..self.peak_rounds {
+            // Dropped, it is killed.
+            drop(platform);
+            let began = Instant::now();
+            platform = start()?;
+            let mut round = stream.ask_while(&platform, || began.elapsed() < period)?;
+            round.seconds = began.elapsed().as_secs_f64();
+            say(&format!("at most: {:?}", Taken::of(&round)));
+            rounds.add(&round)?;
+        }
+        stream.check(&platform, 0..stream.taken())?;
+        platform.stop()?;
+        Ok(Taken::of(&rounds))
     }
 
     /// Starts it and kills it again and again; the last one is left running.

@@ -12,27 +12,37 @@ use crate::{Appended, Entry, EventLog, FRAME_BYTES_MAX, LogError, RECORD_BYTES_M
 /// Longer than anything here takes; reached only by a failure.
 const LONG: Duration = Duration::from_secs(30);
 
-/// Runs every check, each on a fresh log of the asked number of partitions. Panics at the first promise not kept.
+/// Runs every check at once, each on a fresh log of the asked number of partitions: some of them wait for most of their
+/// time. Panics at a promise not kept.
 pub async fn suite<Make, Made>(make: Make)
 where
     Make: Fn(u32) -> Made,
     Made: Future<Output = Arc<dyn EventLog>>,
 {
-    for partitions in [1, 4] {
-        assert_eq!(make(partitions).await.partitions(), partitions);
-        an_empty_log_has_nothing_to_read(&*make(partitions).await).await;
-        what_was_appended_is_read_unchanged(&*make(partitions).await).await;
-        frames_of_any_size_up_to_the_limit(&*make(partitions).await).await;
-        reads_start_anywhere_and_stop_near_the_limit(&*make(partitions).await).await;
-        concurrent_appenders_keep_their_order(make(partitions).await).await;
-        a_reader_waits_for_the_next_record(make(partitions).await).await;
-        the_end_bounds_later_times(&*make(partitions).await).await;
-        positions_are_per_consumer_and_partition(&*make(partitions).await).await;
-        partitions_are_separate_and_bounded(&*make(partitions).await).await;
-        a_dropped_append_is_whole_or_absent(&*make(partitions).await).await;
-        a_consumer_alone_has_every_partition(&*make(partitions).await).await;
-        assert_ne!(make(partitions).await.id(), make(partitions).await.id(), "each log has its own id");
-    }
+    tokio::join!(suite_over(1, &make), suite_over(4, &make));
+}
+
+async fn suite_over<Make, Made>(partitions: u32, make: &Make)
+where
+    Make: Fn(u32) -> Made,
+    Made: Future<Output = Arc<dyn EventLog>>,
+{
+    let made = || make(partitions);
+    tokio::join!(
+        async { assert_eq!(made().await.partitions(), partitions) },
+        async { an_empty_log_has_nothing_to_read(&*made().await).await },
+        async { what_was_appended_is_read_unchanged(&*made().await).await },
+        async { frames_of_any_size_up_to_the_limit(&*made().await).await },
+        async { reads_start_anywhere_and_stop_near_the_limit(&*made().await).await },
+        async { concurrent_appenders_keep_their_order(made().await).await },
+        async { a_reader_waits_for_the_next_record(made().await).await },
+        async { the_end_bounds_later_times(&*made().await).await },
+        async { positions_are_per_consumer_and_partition(&*made().await).await },
+        async { partitions_are_separate_and_bounded(&*made().await).await },
+        async { a_dropped_append_is_whole_or_absent(&*made().await).await },
+        async { a_consumer_alone_has_every_partition(&*made().await).await },
+        async { assert_ne!(made().await.id(), made().await.id(), "each log has its own id") },
+    );
 }
 
 /// Every record from an offset to the durable end; a gap is a failure.
