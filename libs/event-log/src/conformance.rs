@@ -19,7 +19,7 @@ where
     Make: Fn(u32) -> Made,
     Made: Future<Output = Arc<dyn EventLog>>,
 {
-    tokio::join!(suite_over(1, &make), suite_over(4, &make));
+    tokio::join!(Box::pin(suite_over(1, &make)), Box::pin(suite_over(4, &make)));
 }
 
 async fn suite_over<Make, Made>(partitions: u32, make: &Make)
