@@ -100,21 +100,34 @@ impl Scylla {
         tenant: &str,
         conversion_id: &str,
     ) -> Result<Option<DecidedConversion>, StoreError> {
-        let tables = self.tables_in_force().await?;
+        let (tables, continuations) = self.in_force().await?;
         let hash = EventHash::new(tenant, conversion_id);
         let Some(found) = find(tables, hash).await? else { return Ok(None) };
         let place = Place::editions(hash, found.partition);
         let (graph, rows) = tokio::try_join!(around(tables, &found), tables.read(vec![place.all()]))?;
         let conversion = stored(tables, &graph, &found, tenant, conversion_id).await?;
-        let mut editions: Vec<EditionRow> = Vec::new();
+        // Of a batch that was lost half done nobody was told: what its editions took the place of still counts.
+        let lost = |edition: &EditionRow| continuations.lost_edition(edition.cause.into());
+        let (mut editions, mut still): (Vec<EditionRow>, _) = (Vec::new(), None);
         for row in rows.into_iter().flatten() {
             editions.push(match row.at[..] {
-                [0] => row.decode::<InForceRow>(Table::Editions)?.whole(),
+                [0] => {
+                    let row: InForceRow = row.decode(Table::Editions)?;
+                    if lost(&row.edition) {
+                        still = row.effect.retracted;
+                        continue;
+                    }
+                    row.whole()
+                }
                 _ => row.decode(Table::Editions)?,
             });
         }
+        editions.retain(|edition| !lost(edition));
         // The one in force has the highest number.
         editions.sort_by_key(|row| std::cmp::Reverse(row.number));
+        if let (Some(decision), Some(in_force)) = (still, editions.first_mut()) {
+            in_force.decision = decision;
+        }
         let editions = editions.into_iter().map(Edition::try_from).collect::<Result<_, _>>()?;
         Ok(Some(DecidedConversion { conversion, editions }))
     }

@@ -51,7 +51,7 @@ impl Scylla {
         after: Option<(i64, String)>,
         limit: usize,
     ) -> Result<Option<Page>, StoreError> {
-        let tables = self.tables_in_force().await?;
+        let (tables, _) = self.in_force().await?;
         let known = identity_rows(tables, &[identity]).await?;
         if known.first().and_then(Option::as_ref).is_none_or(|row| row.tenant != tenant) {
             return Ok(None);

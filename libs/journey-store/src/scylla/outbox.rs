@@ -62,10 +62,11 @@ impl Scylla {
         Err(StoreError::Superseded)
     }
 
-    /// The rows of the generation that is in force, for who only reads: this process goes on working in its own.
-    pub(super) async fn tables_in_force(&self) -> Result<Tables<'_>, StoreError> {
-        let (generation, _) = read_generation(self.cql.raced(GENERATION).await?.as_deref())?;
-        Ok(Tables { store: self, epoch: epoch(generation) })
+    /// The rows of the generation that is in force, and where it goes on, for who only reads: this process goes on working in
+    /// its own.
+    pub(super) async fn in_force(&self) -> Result<(Tables<'_>, Continuations), StoreError> {
+        let (generation, continuations) = read_generation(self.cql.raced(GENERATION).await?.as_deref())?;
+        Ok((Tables { store: self, epoch: epoch(generation) }, continuations))
     }
 
     /// See [`crate::Outbox::reset`]. While it lasts there is no generation, so a reset that was interrupted is made again.

@@ -261,7 +261,9 @@ impl Recording<'_> {
         let home = known.identities[0].hash;
         let mut joined = false;
         for other in identities(known).skip(1) {
-            let apart = !self.graph.reach([home], &BTreeSet::new()).identities.contains(&other);
+            let reaches = |from, to| self.graph.reach([from], &BTreeSet::new()).identities.contains(&to);
+            // From both sides: a call that was cut short may have written one of the two rows of a link.
+            let apart = !reaches(home, other) || !reaches(other, home);
             if apart {
                 self.add_link(home, other);
             }

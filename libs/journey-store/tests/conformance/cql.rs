@@ -2,8 +2,10 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use journey_store::{Generation, Incoming, Outcome, Plan, Position, StoreError, Stores, open};
-use scylla::client::session_builder::SessionBuilder;
+use journey_store::{
+    Continuation, Generation, Incoming, JourneyQuery, Left, Outcome, Plan, Position, StoreError, Stores, open,
+};
+use scylla::client::{session::Session, session_builder::SessionBuilder};
 use testkit::{
     cassandra::{Cassandra, CqlServer},
     process::eventually,
@@ -50,6 +52,16 @@ async fn processes<const N: usize>(server: &CqlServer) -> [Stores; N] {
     let url = url(server, &keyspace_name());
     let opened = futures_util::future::join_all((0..N).map(|_| open(&url))).await;
     opened.into_iter().map(Result::unwrap).collect::<Vec<_>>().try_into().ok().unwrap()
+}
+
+/// A row of any table: key, bucket, at, value.
+type Stored = (Vec<u8>, i64, Vec<u8>, Vec<u8>);
+
+/// What statements of the tests themselves go to.
+async fn session(server: &CqlServer) -> Session {
+    let address = server.url("");
+    let host = address.trim_start_matches("scylla://").split(['/', ',', '?']).next().unwrap();
+    SessionBuilder::new().known_node(host).build().await.unwrap()
 }
 
 #[tokio::test]
@@ -253,9 +265,7 @@ async fn cql_what_a_call_cut_short_did_not_tell_is_told_by_a_later_cause() {
     let stores = open(&url(&server, &keyspace)).await.unwrap();
     stores.journeys.record(0, &record(0, [conversion("c", "buy", T, "d:1")])).await.unwrap();
     assert!(stores.journeys.commit(0, &[edition("c", place(0, 0), 1)], 1).await.unwrap()[0]);
-    let address = server.url("");
-    let host = address.trim_start_matches("scylla://").split(['/', ',', '?']).next().unwrap();
-    let session = SessionBuilder::new().known_node(host).build().await.unwrap();
+    let session = session(&server).await;
     for (cut, later, digest) in [(2, 3, 2), (5, 6, 3)] {
         // As far as it came: the edition, not the effect, not the position.
         let before = stores.outbox.consumed_to(0).await.unwrap();
@@ -270,6 +280,79 @@ async fn cql_what_a_call_cut_short_did_not_tell_is_told_by_a_later_cause() {
             effects.iter().filter(|at| !at.editions.is_empty()).map(|at| at.offset).collect();
         let owed = if again == digest { vec![cut] } else { vec![cut, later] };
         assert_eq!(told, owed);
+    }
+}
+
+/// A log is lost with a batch whose editions were stored, and neither what the warehouse is owed for them nor the position.
+#[tokio::test]
+async fn cql_an_edition_of_a_batch_that_was_lost_half_done_does_not_count() {
+    let server = running().await;
+    let [stores, reader] = &processes(&server).await;
+    stores.outbox.reset(Generation { log: 1, id: 2 }).await.unwrap();
+    let call = record(0, [conversion("c", "buy", T, "d:1")]);
+    let later = record(2, [conversion("new", "buy", T, "d:2")]);
+    stores.journeys.record(0, &call).await.unwrap();
+    assert_eq!(stores.journeys.commit(0, &[edition("c", place(0, 0), 1)], 1).await.unwrap(), [true]);
+    stores.journeys.record(0, &later).await.unwrap();
+    let half = [edition("c", place(1, 0), 2), edition("new", place(2, 0), 3)];
+    assert_eq!(stores.journeys.commit(0, &half, 1).await.unwrap(), [true; 2]);
+    let digests = async |id: &str| {
+        let decided = reader.journeys.conversion(TENANT, id).await.unwrap().unwrap();
+        let decisions: Vec<bool> =
+            decided.editions.iter().map(|edition| !edition.decision.is_empty()).collect();
+        assert!(decisions.iter().enumerate().all(|(index, given)| *given == (index == 0)), "{decided:?}");
+        decided.editions.iter().map(|edition| edition.digest[0]).collect::<Vec<_>>()
+    };
+    assert_eq!((digests("c").await, digests("new").await), (vec![2, 1], vec![3]));
+
+    let first = 1 << 32;
+    let left = vec![Left { reported: 1, consumed: 1 }];
+    stores.outbox.continue_in(7, Continuation { first, left }).await.unwrap();
+    assert_eq!((digests("c").await, digests("new").await), (vec![1], vec![]));
+
+    let again = record(first, [conversion("new", "buy", T, "d:2")]);
+    assert_eq!(stores.journeys.record(0, &again).await.unwrap().outcomes, [Outcome::Replayed]);
+    let editions = [edition("new", place(first, 0), 3)];
+    assert_eq!(stores.journeys.commit(0, &editions, first + 1).await.unwrap(), [true]);
+    assert_eq!((digests("c").await, digests("new").await), (vec![1], vec![3]));
+}
+
+/// A link is two rows, one from each side, and a process may die between them.
+#[tokio::test]
+async fn cql_whichever_row_of_a_link_was_not_written_is_there_after_the_repeat() {
+    let server = running().await;
+    let keyspace = keyspace_name();
+    let url = url(&server, &keyspace);
+    let events = [
+        click("t", T, "d:1 u:1"),
+        conversion("of the device", "buy", T + 1, "d:1"),
+        conversion("of the user", "buy", T + 1, "u:1"),
+    ];
+    let call = record(0, events);
+    open(&url).await.unwrap().journeys.record(0, &call).await.unwrap();
+    let session = session(&server).await;
+    let rows =
+        session.query_unpaged(format!("SELECT key, bucket, at, value FROM {keyspace}.persons"), ()).await;
+    let rows = rows.unwrap().into_rows_result().unwrap();
+    let rows: Vec<Stored> = rows.rows().unwrap().map(Result::unwrap).collect();
+    assert!(rows.len() > 2, "{rows:?}");
+    for missing in 0..rows.len() {
+        session.query_unpaged(format!("TRUNCATE {keyspace}.persons"), ()).await.unwrap();
+        for (_, row) in rows.iter().enumerate().filter(|(index, _)| *index != missing) {
+            let insert = "(key, bucket, at, value) VALUES (?, ?, ?, ?) USING TIMESTAMP -1";
+            session.query_unpaged(format!("INSERT INTO {keyspace}.persons {insert}"), row).await.unwrap();
+        }
+        // Another process: this one knows what it wrote.
+        let stores = open(&url).await.unwrap();
+        let recorded = stores.journeys.record(0, &call).await.unwrap();
+        assert_eq!(recorded.outcomes, [Outcome::Replayed; 3]);
+        let asked = ["of the device", "of the user"]
+            .map(|id| JourneyQuery { tenant: TENANT.into(), conversion_id: id.to_owned() });
+        for (query, journey) in asked.iter().zip(stores.journeys.journeys(&asked, 0).await.unwrap()) {
+            let touches = journey.unwrap().touches;
+            let id = &query.conversion_id;
+            assert_eq!(touches.len(), 1, "{id}, without row {missing} of {rows:?}");
+        }
     }
 }
 
