@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
 use reqwest::StatusCode;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -26,14 +27,15 @@ use testkit::{
 use tokio::task::JoinSet;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_attribution");
-const PERSONS_DEFAULT: usize = 50;
+const PERSONS_DEFAULT: usize = 25;
 /// What `ops/restore.sh` does with a restored warehouse.
 const WHOLE_BATCHES: &str = include_str!("../../../ops/whole-batches.sql");
 /// Everything in the warehouse.
 const TABLES: [&str; 6] = ["meta", "migrations", "progress", "touches", "conversions", "identities"];
 /// The load: so many persons, a click and an order each, as often.
 const BATCH_PERSONS: usize = 5;
-const PACE: Duration = Duration::from_millis(200);
+const PACE: Duration = Duration::from_millis(400);
+const ASKED_AT_ONCE: usize = 16;
 /// How long to wait until everything is decided again, also on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(15);
 
@@ -359,14 +361,17 @@ impl Readers {
 
     /// Orders that nobody knows.
     async fn lost<'a>(&self, orders: &'a [String]) -> Vec<&'a str> {
-        let mut lost = Vec::new();
-        for order in orders {
+        let is_lost = async |order: &'a String| {
             let answer = self.query.get(&format!("/v1/conversions/{order}")).await.unwrap();
             match answer.status {
-                StatusCode::OK => {}
-                StatusCode::NOT_FOUND => lost.push(order.as_str()),
+                StatusCode::OK => None,
+                StatusCode::NOT_FOUND => Some(order.as_str()),
                 status => panic!("{order}: {status} {}", answer.body),
             }
+        };
+        let mut lost = Vec::new();
+        for orders in orders.chunks(ASKED_AT_ONCE) {
+            lost.extend(join_all(orders.iter().map(is_lost)).await.into_iter().flatten());
         }
         lost
     }
