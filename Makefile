@@ -51,9 +51,9 @@ test: ## Lint, run every test, and check what deploys
 test-build:
 	cargo test --workspace --locked --no-run
 
-# The suites that wait for servers for most of their time run beside the others, and tell it when all of them are done.
+# The suites that wait for most of their time run beside the others, and tell what they said when all of them are done.
 SUITES := $(basename $(notdir $(wildcard */*/tests/*.rs))) $(notdir $(patsubst %/main.rs,%,$(wildcard */*/tests/*/main.rs)))
-APART := drill kafka kafka_cluster conformance engine
+APART := kafka kafka_cluster
 
 .PHONY: test-apart
 test-apart:

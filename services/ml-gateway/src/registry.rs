@@ -8,7 +8,10 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -34,6 +37,8 @@ pub(crate) struct Registry {
     folder: Option<PathBuf>,
     config: Config,
     models: ArcSwap<Models>,
+    /// Whether the folder was read: before it was, nobody knows what is not there.
+    read: AtomicBool,
 }
 
 /// By name.
@@ -69,12 +74,22 @@ impl Registry {
     /// Another URL.
     pub(crate) fn open(config: &Config) -> Result<Self, RegistryError> {
         if config.models.is_empty() {
-            return Ok(Self { folder: None, config: config.clone(), models: ArcSwap::default() });
+            return Ok(Self {
+                folder: None,
+                config: config.clone(),
+                models: ArcSwap::default(),
+                read: AtomicBool::new(false),
+            });
         }
         let folder = config.models.strip_prefix("onnx://").filter(|path| path.starts_with('/'));
         let folder = folder.filter(|path| !path.contains('?'));
         let folder = folder.ok_or_else(|| RegistryError::Url(config.models.clone()))?;
-        Ok(Self { folder: Some(folder.into()), config: config.clone(), models: ArcSwap::default() })
+        Ok(Self {
+            folder: Some(folder.into()),
+            config: config.clone(),
+            models: ArcSwap::default(),
+            read: AtomicBool::new(false),
+        })
     }
 
     /// Looks into the folder at once and then again and again until the shutdown.
@@ -120,6 +135,7 @@ impl Registry {
             after.insert(model, Arc::new(found));
         }
         self.models.store(Arc::new(after));
+        self.read.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -136,7 +152,8 @@ impl Registry {
     /// A version by name, the one that answers most when none is named.
     ///
     /// # Errors
-    /// 404 for what is not there, 400 when no model is named and there is more than one, 503 for one that is broken.
+    /// 404 for what is not there, 400 when no model is named and there is more than one, 503 for one that is broken and before
+    /// the folder was read.
     pub(crate) fn find(&self, model: &str, version: &str) -> Result<Arc<Version>> {
         let model = self.model(model)?;
         let found = match version {
@@ -159,6 +176,9 @@ impl Registry {
     }
 
     fn model(&self, model: &str) -> Result<Arc<Model>> {
+        if self.folder.is_some() && !self.read.load(Ordering::Acquire) {
+            return Err(Error::unavailable("the models are not loaded yet").code("models_not_loaded"));
+        }
         let models = self.models.load();
         let found = match (model, models.len()) {
             ("", 1) => models.values().next(),
@@ -298,4 +318,24 @@ fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, String> {
         return Err(format!("{name}: {length} bytes, at most {bytes_max} are read"));
     }
     fs::read(path).map_err(|error| format!("{name}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn that_a_model_is_not_there_is_said_once_the_folder_was_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let models = format!("onnx://{}", folder.path().display());
+        let registry = Registry::open(&Config { models, ..Config::default() }).unwrap();
+        let code = || registry.find("fraud", "").err().map(|error| error.into_status().code());
+        assert_eq!(code(), Some(tonic::Code::Unavailable));
+        assert!(registry.refresh(&folder.path().join("missing")).await.is_err());
+        assert_eq!(code(), Some(tonic::Code::Unavailable));
+        registry.refresh(folder.path()).await.unwrap();
+        assert_eq!(code(), Some(tonic::Code::NotFound));
+    }
 }

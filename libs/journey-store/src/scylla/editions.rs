@@ -114,7 +114,7 @@ impl Scylla {
                 [0] => {
                     let row: InForceRow = row.decode(Table::Editions)?;
                     if lost(&row.edition) {
-                        still = row.effect.retracted;
+                        still = row.effect.retracted.map(|decision| (row.edition.number - 1, decision));
                         continue;
                     }
                     row.whole()
@@ -125,8 +125,12 @@ impl Scylla {
         editions.retain(|edition| !lost(edition));
         // The one in force has the highest number.
         editions.sort_by_key(|row| std::cmp::Reverse(row.number));
-        if let (Some(decision), Some(in_force)) = (still, editions.first_mut()) {
-            in_force.decision = decision;
+        if let Some((number, decision)) = still {
+            match editions.first_mut() {
+                Some(in_force) if in_force.number == number => in_force.decision = decision,
+                // More than one was lost, and the decision of the one before them is kept nowhere.
+                _ => editions.clear(),
+            }
         }
         let editions = editions.into_iter().map(Edition::try_from).collect::<Result<_, _>>()?;
         Ok(Some(DecidedConversion { conversion, editions }))
